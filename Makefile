@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check lint types imports migrate bench lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY)  ## set up .venv from the lock file
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "claude-jobs needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up $(VENV) (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## run the main job end to end on embedded servers, then exit
+	@$(BIN)/python -m sandbox.demo
+
+up: $(READY)  ## run the whole stack until Ctrl-C
+	@$(BIN)/python -m sandbox.up
+
+test: $(READY)  ## run every test
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+check: $(READY) lint types imports test  ## what CI runs
+
+lint: $(READY)  ## ruff: format and rules
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: $(READY)  ## mypy --strict
+	@$(BIN)/mypy worker tasks sandbox
+
+imports: $(READY)  ## import-linter: imports run one way
+	@$(BIN)/lint-imports
+
+migrate: $(READY)  ## bring the database at DATABASE_URL to the newest schema
+	@$(BIN)/claude-jobs migrate
+
+bench: $(READY)  ## measure against a plain Celery task on the same servers
+	@$(BIN)/python -m benchmarks
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
+
+lock: $(READY)  ## resolve the dependencies anew (LOCK_ARGS=--upgrade for newer ones)
+	$(LOCK) $(LOCK_ARGS) pyproject.toml -o requirements.lock
+	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra sandbox --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:  ## remove the environment and the sandbox's data
+	rm -rf $(VENV) .sandbox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
