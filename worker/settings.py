@@ -1,0 +1,187 @@
+"""The configuration, read once from the environment – and nowhere else.
+
+`DATABASE_URL`, `REDIS_URL`, `CELERY_BROKER_URL` and the SDK's own `ANTHROPIC_API_KEY` and
+`ANTHROPIC_BASE_URL` go by their usual names; everything else is `CLAUDE_JOBS_*`. What the
+environment does not set is taken from a running sandbox (`make up`), if there is one.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from worker.errors import ConfigurationError
+
+#: Written by the sandbox while it runs (mode 0600), relative to the working directory.
+RUNTIME_FILE = Path(".sandbox/runtime.env")
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _postgres_url(value: object) -> object:
+    example = "expected something like postgresql://user:password@host:5432/database"
+    try:
+        url = make_url(str(value))
+    except (ArgumentError, ValueError):
+        raise PydanticCustomError("url", f"is malformed: {example}") from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise PydanticCustomError("url", f"must name a Postgres database: {example}")
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _redis_url(value: object) -> object:
+    url = urlsplit(str(value))
+    if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
+        raise PydanticCustomError(
+            "url", "is malformed: expected redis://host:6379/0 (for Valkey too) or rediss://…"
+        )
+    try:
+        _ = url.port
+    except ValueError:
+        raise PydanticCustomError("url", "is malformed: the port is not a number") from None
+    return str(value)
+
+
+PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
+RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default and the risk of changing it; frozen once read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CLAUDE_JOBS_",
+        env_file=RUNTIME_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: PostgresUrl = Field(
+        validation_alias="DATABASE_URL",
+        repr=False,
+        description="Postgres, the owner of every job.",
+    )
+    redis_url: RedisUrl = Field(
+        validation_alias="REDIS_URL",
+        repr=False,
+        description="Redis or Valkey for limits, cache and streams.",
+    )
+    celery_broker_url: str | None = Field(
+        None,
+        validation_alias="CELERY_BROKER_URL",
+        repr=False,
+        description="Celery's broker. Defaults to REDIS_URL; amqp://… works too.",
+    )
+    anthropic_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="ANTHROPIC_API_KEY",
+        description="Needed by workers only.",
+    )
+    anthropic_base_url: str = Field(
+        "https://api.anthropic.com",
+        validation_alias="ANTHROPIC_BASE_URL",
+        description="Where Claude is; the sandbox points it at the simulated one.",
+    )
+    environment: Literal["development", "production"] = Field(
+        "development",
+        description="`production` makes Flower refuse to start without a login and logs JSON.",
+    )
+    flower_basic_auth: str | None = Field(
+        None,
+        validation_alias="FLOWER_BASIC_AUTH",
+        repr=False,
+        description="Flower's login, as user:password (several with commas).",
+    )
+    flower_auth: str | None = Field(
+        None,
+        validation_alias="FLOWER_AUTH",
+        description="Flower's OAuth: which accounts may log in; see Flower's documentation.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least severe level that is logged."
+    )
+    prompts_dir: Path = Field(
+        PROJECT / "prompts", description="The folder of prompts; one folder a prompt."
+    )
+    max_input_bytes: int = Field(
+        4_000_000,
+        gt=0,
+        description="The largest input of a job, as JSON in UTF-8. Each one is kept in Postgres.",
+    )
+    concurrency: int = Field(
+        500,
+        gt=0,
+        description="Calls in flight per worker process, one thread each. A call waits, it does "
+        "not compute: start one process per core before lowering this.",
+    )
+    database_pool_size: int = Field(
+        10,
+        gt=0,
+        description="Connections per worker process. Threads share them: a job holds one for "
+        "milliseconds, never while Claude is thinking.",
+    )
+    working_set: int = Field(
+        1000,
+        gt=0,
+        description="Jobs that may wait in the broker, fleet-wide. Everything beyond stays in "
+        "Postgres, where priority still counts. Below the fleet's slots, slots stay empty.",
+    )
+    poll_seconds: float = Field(
+        1.0,
+        gt=0,
+        description="How often a relay looks for due jobs when no NOTIFY wakes it; the "
+        "resolution of run_at and of retries.",
+    )
+    lease_seconds: float = Field(
+        30.0,
+        ge=2,
+        description="A worker that has not renewed its lease for so long is taken for dead.",
+    )
+    retry_seconds: float = Field(
+        2.0, gt=0, description="The pause before a failed attempt is tried again."
+    )
+
+    @property
+    def broker_url(self) -> str:
+        """Celery's broker: `CELERY_BROKER_URL`, or else `REDIS_URL`."""
+        return self.celery_broker_url or self.redis_url
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read at the first call.
+
+    Raises:
+        ConfigurationError: one line that names each variable that is missing or malformed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_one_line(error)) from None
+
+
+def variable_name(field: str) -> str:
+    """The environment variable that sets `field`."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"CLAUDE_JOBS_{field.upper()}"
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        field = str(problem["loc"][0])
+        name = variable_name(field) if field in Settings.model_fields else field
+        if problem["type"] == "missing":
+            problems.append(f"{name} is not set (set it, or start the sandbox with `make up`)")
+        else:
+            problems.append(f"{name} {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return "; ".join(problems)

@@ -1,0 +1,87 @@
+"""Claiming a job, and opening the usage row of a call before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker owns until its lease runs out; `token` fences every later write."""
+
+    id: UUID
+    token: UUID
+    task: str
+    input: dict[str, Any]
+    user_id: str | None
+    prompt_version: str | None
+    model: str | None
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+
+
+_CLAIM = text("""
+UPDATE jobs
+SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :worker,
+    lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now()
+WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested
+RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt, max_attempts,
+          created_at
+""")
+
+
+def claim_job(
+    connection: Connection, job_id: UUID, *, worker: str, lease_seconds: float
+) -> Claim | None:
+    """Take a dispatched job; None when somebody else has it, or when there is nothing to take.
+
+    Of any number of messages for one job, one wins this UPDATE.
+    """
+    row = connection.execute(
+        _CLAIM,
+        {"id": job_id, "token": uuid4(), "worker": worker, "lease_seconds": lease_seconds},
+    ).one_or_none()
+    return None if row is None else Claim(*row)
+
+
+_OPEN_CALL = text("""
+INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
+                   prompt_sha256)
+VALUES (:job_id, :task, :user_id, :attempt, :call, :model, :prompt, :prompt_version,
+        :prompt_sha256)
+RETURNING id
+""")
+
+
+def open_call(
+    connection: Connection,
+    claim: Claim,
+    *,
+    call: int,
+    model: str,
+    prompt: str,
+    prompt_version: str,
+    prompt_sha256: str,
+) -> int:
+    """Record a call as `in_flight` and return the id of its usage row.
+
+    To be committed before the request is sent: Claude never bills what the table does not know.
+    """
+    row = {
+        "job_id": claim.id,
+        "task": claim.task,
+        "user_id": claim.user_id,
+        "attempt": claim.attempt,
+        "call": call,
+        "model": model,
+        "prompt": prompt,
+        "prompt_version": prompt_version,
+        "prompt_sha256": prompt_sha256,
+    }
+    return int(connection.execute(_OPEN_CALL, row).scalar_one())

@@ -1,0 +1,162 @@
+"""Ending an attempt: each outcome is one statement, fenced on the claim token.
+
+A worker that lost its claim (it was thought dead, and somebody else has the job now) changes
+nothing: every part of a statement hangs on the one UPDATE that checks the token.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from worker.storage.claim import Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """What is known of a call once it is over: the columns of its usage row."""
+
+    outcome: str
+    request_id: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    cost_usd: Decimal | None = None
+    price_version: str | None = None
+    stop_reason: str | None = None
+    service_tier: str | None = None
+    latency_ms: int | None = None
+    first_token_ms: int | None = None
+    complete: bool = False
+
+
+_METERED = """
+metered AS (
+    UPDATE usage
+    SET outcome = :outcome, request_id = :request_id, model = coalesce(:model, usage.model),
+        input_tokens = :input_tokens, cache_read_tokens = :cache_read_tokens,
+        cache_write_5m_tokens = :cache_write_5m_tokens,
+        cache_write_1h_tokens = :cache_write_1h_tokens,
+        output_tokens = :output_tokens, thinking_tokens = :thinking_tokens,
+        cost_usd = :cost_usd, price_version = :price_version, stop_reason = :stop_reason,
+        service_tier = :service_tier, latency_ms = :latency_ms,
+        first_token_ms = :first_token_ms, complete = :complete, finished_at = now()
+    FROM settled
+    WHERE usage.id = :usage_id AND usage.job_id = settled.id AND usage.outcome = 'in_flight'
+)"""
+
+_HELD = "WHERE id = :job_id AND claim_token = :token AND state = 'running'"
+
+_SUCCEED = text(f"""
+WITH settled AS (
+    UPDATE jobs
+    SET state = 'succeeded', finished_at = now(), error = NULL, claim_token = NULL,
+        lease_expires_at = NULL
+    {_HELD}
+    RETURNING id, task, user_id
+), recorded AS (
+    INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source)
+    SELECT id, task, user_id, cast(:output AS jsonb), :prompt, :prompt_version, :result_model,
+           :source
+    FROM settled
+), {_METERED}
+SELECT count(*) FROM settled
+""")  # noqa: S608 – built from the constants above
+
+_REQUEUE = text(f"""
+WITH settled AS (
+    UPDATE jobs
+    SET state = 'queued', run_at = now() + make_interval(secs => :after), dispatched_at = NULL,
+        attempt = attempt - :refund, error = cast(:error AS jsonb), claim_token = NULL,
+        lease_expires_at = NULL
+    {_HELD}
+    RETURNING id
+), {_METERED}
+SELECT count(*) FROM settled
+""")  # noqa: S608
+
+_FAIL = text(f"""
+WITH settled AS (
+    UPDATE jobs
+    SET state = 'failed', finished_at = now(), error = cast(:error AS jsonb),
+        claim_token = NULL, lease_expires_at = NULL
+    {_HELD}
+    RETURNING id
+), {_METERED}
+SELECT count(*) FROM settled
+""")  # noqa: S608
+
+#: The usage columns when an attempt ends before any call was opened.
+_NO_CALL = CallRecord(outcome="ok")
+
+
+def _parameters(claim: Claim, usage_id: int | None, call: CallRecord | None) -> dict[str, Any]:
+    record = call or _NO_CALL
+    columns = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {**columns, "job_id": claim.id, "token": claim.token, "usage_id": usage_id}
+
+
+def succeed(
+    connection: Connection,
+    claim: Claim,
+    usage_id: int,
+    call: CallRecord,
+    *,
+    output: str,
+    prompt: str,
+    prompt_version: str,
+    model: str,
+    source: str = "api",
+) -> bool:
+    """Store the result, complete the usage row and end the job; False when the claim was lost."""
+    parameters = _parameters(claim, usage_id, call) | {
+        "output": output,
+        "prompt": prompt,
+        "prompt_version": prompt_version,
+        "result_model": model,
+        "source": source,
+    }
+    return bool(connection.execute(_SUCCEED, parameters).scalar_one())
+
+
+def requeue(
+    connection: Connection,
+    claim: Claim,
+    usage_id: int | None,
+    call: CallRecord | None,
+    *,
+    after: float,
+    error: dict[str, Any] | None,
+    refund_attempt: bool = False,
+) -> bool:
+    """Bring the job back in `after` seconds; False when the claim was lost.
+
+    `refund_attempt` makes it a snooze: the attempt is not counted.
+    """
+    parameters = _parameters(claim, usage_id, call) | {
+        "after": after,
+        "refund": int(refund_attempt),
+        "error": None if error is None else json.dumps(error),
+    }
+    return bool(connection.execute(_REQUEUE, parameters).scalar_one())
+
+
+def fail(
+    connection: Connection,
+    claim: Claim,
+    usage_id: int | None,
+    call: CallRecord | None,
+    *,
+    error: dict[str, Any],
+) -> bool:
+    """End the job as failed and keep `error` as data; False when the claim was lost."""
+    parameters = _parameters(claim, usage_id, call) | {"error": json.dumps(error)}
+    return bool(connection.execute(_FAIL, parameters).scalar_one())
