@@ -1,0 +1,1 @@
+"""Claude: a request in, a reply or a classified failure out. The sole importer of `anthropic`."""

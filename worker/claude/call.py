@@ -1,0 +1,76 @@
+"""One HTTP request to Claude."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from worker.claude.clients import ClientStack
+from worker.claude.failures import classify
+from worker.claude.reply import Reply, read_message
+
+#: A connection that takes longer is not going to happen.
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is sent to `POST /v1/messages`.
+
+    `schema` is what `worker.claude.schema.for_api` made of the output model. `user_id` goes out
+    as `metadata.user_id`: it must be an opaque id, never a name or an address.
+    """
+
+    model: str
+    max_tokens: int
+    system: str
+    user: str
+    schema: dict[str, Any]
+    effort: str | None = None
+    user_id: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """The keyword arguments of the SDK's `messages.create`."""
+        output_config: dict[str, Any] = {"format": {"type": "json_schema", "schema": self.schema}}
+        if self.effort:
+            output_config["effort"] = self.effort
+        parameters: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "system": self.system,
+            "messages": [{"role": "user", "content": self.user}],
+            "output_config": output_config,
+        }
+        if self.user_id:
+            parameters["metadata"] = {"user_id": self.user_id}
+        return parameters
+
+
+def call_claude(clients: ClientStack, request: Request, *, timeout: float) -> Reply:
+    """Send `request` once and return the reply, whatever its text says.
+
+    Raises:
+        CallFailed: there is no reply, classified.
+    """
+    started = time.monotonic()
+    try:
+        with clients.checkout() as client:
+            response = client.messages.with_raw_response.create(
+                **request.parameters(),
+                timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            )
+            body = response.http_response.content
+        return read_message(
+            body,
+            headers={key.lower(): value for key, value in response.headers.items()},
+            latency_ms=_since(started),
+        )
+    except Exception as error:
+        raise classify(error, _since(started)) from None
+
+
+def _since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

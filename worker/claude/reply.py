@@ -1,0 +1,122 @@
+"""What Claude sent back, reduced to what the engine needs – the same for every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Wire(BaseModel):
+    """Unknown keys are the API's right to add; a wrong type is an error."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class CacheCreation(_Wire):
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
+
+
+class OutputDetails(_Wire):
+    thinking_tokens: int = 0
+
+
+class WireUsage(_Wire):
+    """The `usage` object of a message, as the API sends it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens_details: OutputDetails | None = None
+    service_tier: str | None = None
+
+
+class Block(_Wire):
+    type: str
+    text: str | None = None
+
+
+class WireMessage(_Wire):
+    """The body of a 200 from `POST /v1/messages`, as far as it is used here."""
+
+    model: str
+    content: list[Block]
+    stop_reason: str | None = None
+    usage: WireUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a call is billed for. The four kinds of input do not overlap."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    thinking: int = 0
+
+    @classmethod
+    def from_usage(cls, usage: WireUsage) -> Tokens:
+        """From the API's `usage`; cache writes without a TTL split count as 5-minute ones."""
+        split = usage.cache_creation
+        written = usage.cache_creation_input_tokens or 0
+        details = usage.output_tokens_details
+        return cls(
+            input=usage.input_tokens,
+            cache_read=usage.cache_read_input_tokens or 0,
+            cache_write_5m=split.ephemeral_5m_input_tokens if split else written,
+            cache_write_1h=split.ephemeral_1h_input_tokens if split else 0,
+            output=usage.output_tokens,
+            thinking=details.thinking_tokens if details else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A complete reply. `text` joins all text blocks: it may follow thinking, or be split."""
+
+    text: str
+    stop_reason: str | None
+    model: str
+    tokens: Tokens
+    service_tier: str | None
+    request_id: str | None
+    latency_ms: int
+    first_token_ms: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_message(body: bytes, *, headers: Mapping[str, str], latency_ms: int) -> Reply:
+    """Parse the body of a 200.
+
+    Raises:
+        pydantic.ValidationError: it is not a message (broken JSON, HTML, missing keys).
+    """
+    message = WireMessage.model_validate_json(body)
+    return Reply(
+        text="".join(block.text or "" for block in message.content if block.type == "text"),
+        stop_reason=message.stop_reason,
+        model=message.model,
+        tokens=Tokens.from_usage(message.usage),
+        service_tier=message.usage.service_tier,
+        request_id=headers.get("request-id"),
+        latency_ms=latency_ms,
+        headers=headers,
+    )
+
+
+def describe(reply: Reply) -> dict[str, Any]:
+    """What may be logged of a reply: no text."""
+    return {
+        "model": reply.model,
+        "stop_reason": reply.stop_reason,
+        "input_tokens": reply.tokens.input,
+        "output_tokens": reply.tokens.output,
+        "latency_ms": reply.latency_ms,
+    }
