@@ -1,0 +1,1 @@
+"""The life of a job: enqueue → relay → claim → render → call → validate → settle."""

@@ -1,0 +1,63 @@
+"""Judging a text against a model: what producers send in, and what Claude sends back."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def problems_of(error: ValidationError) -> list[dict[str, str]]:
+    """What is wrong, by path; the values themselves are left out."""
+    return [
+        {"path": ".".join(map(str, problem["loc"])) or "(all)", "problem": problem["msg"]}
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
+def in_words(problems: list[dict[str, str]], limit: int = 5) -> str:
+    """Problems as one line."""
+    listed = [f"{p['path']}: {p['problem']}" for p in problems[:limit]]
+    more = len(problems) - limit
+    return "; ".join(listed) + (f"; and {more} more" if more > 0 else "")
+
+
+def unstorable(value: Any, path: str = "") -> str | None:
+    """The path of the first text that Postgres cannot store, and why; None when all is well.
+
+    JSON allows NUL characters and Python allows lone surrogates; `jsonb` takes neither.
+    """
+    if isinstance(value, str):
+        found = _UNSTORABLE.search(value)
+        return None if found is None else f"{path}: {_describe(found)}"
+    if isinstance(value, dict):
+        for key, item in value.items():
+            at = f"{path}.{_UNSTORABLE.sub('?', str(key))}".lstrip(".")
+            if problem := unstorable(str(key), at) or unstorable(item, at):
+                return problem
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if problem := unstorable(item, f"{path}.{index}".lstrip(".")):
+                return problem
+    return None
+
+
+def storable(value: Any) -> Any:
+    """`value` with what Postgres cannot store replaced by U+FFFD."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {storable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
+
+
+def _describe(found: re.Match[str]) -> str:
+    at = f"at position {found.start()}"
+    if found.group() == "\x00":
+        return f"a NUL character {at}, which Postgres cannot store: remove it"
+    return f"a lone surrogate (\\u{ord(found.group()):04x}) {at} is not valid Unicode: remove it"

@@ -1,0 +1,210 @@
+"""A kind of job: what goes in, what must come out, and what is asked of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from worker.engine.checks import in_words, problems_of, unstorable
+from worker.engine.job import Job
+from worker.engine.prompts import get_prompts
+from worker.errors import ConfigurationError, InvalidInput
+from worker.settings import get_settings
+from worker.storage.engine import transaction
+from worker.storage.enqueue import NewJob, insert_jobs, new_job_id
+
+Input = TypeVar("Input", bound=BaseModel)
+Output = TypeVar("Output", bound=BaseModel)
+
+
+class TaskInput(BaseModel):
+    """Base of input models: an unknown field is an error, a number is not a string."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TaskOutput(BaseModel):
+    """Base of output models: exactly the declared fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Task(Generic[Input, Output]):
+    """A kind of job. `name` is its identity: in `jobs.task`, as Celery's task, in metrics.
+
+    To rename a task, add the new one beside the old one and remove the old one once no job of
+    its name is left.
+
+    Args:
+        name: lower-case, stable, the same as its file's.
+        input: what producers send; every field is a variable of the prompt's template.
+        output: what Claude must return, and what `results.output` holds.
+        prompt: the folder under `prompts/`; the task's name unless given.
+        checks: functions `(input, output) -> None | "what is wrong"`, run on every reply.
+        max_attempts: how many attempts a job gets before it fails.
+        call_timeout: seconds that one call to Claude may take.
+    """
+
+    name: str
+    input: type[Input]
+    output: type[Output]
+    prompt: str = ""
+    checks: Sequence[Callable[[Input, Output], str | None]] = ()
+    max_attempts: int = 5
+    call_timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            object.__setattr__(self, "prompt", self.name)
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise ConfigurationError(f"task {self.name!r}: a name is lower_case_with_underscores")
+        options = set(inspect.signature(self.enqueue).parameters) - {"values"}
+        if clash := sorted(self.fields & options):
+            raise ConfigurationError(
+                f"task {self.name}: the input field {clash[0]!r} is an option of enqueue(): "
+                "rename the field"
+            )
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the input's fields."""
+        return frozenset(self.input.model_fields)
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        """The JSON schema of the output."""
+        return self.output.model_json_schema()
+
+    def parse_input(self, values: Mapping[str, Any]) -> Input:
+        """The input that `values` describe, as Python objects or as parsed JSON.
+
+        Raises:
+            InvalidInput: names each field that is wrong and says how.
+        """
+        if problem := unstorable(dict(values)):
+            raise InvalidInput(f"{self.name}: {problem}")
+        try:
+            return self.input.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise InvalidInput(f"{self.name}: {in_words(problems_of(error))}") from None
+        except TypeError as error:
+            raise InvalidInput(f"{self.name}: the input is not JSON: {error}") from None
+
+    def new_job(self, values: Mapping[str, Any], **options: Any) -> NewJob:
+        """A validated job, not inserted yet; `options` as for `enqueue`.
+
+        Raises:
+            InvalidInput: a field is wrong, or the input is too large.
+            UnknownPromptVersion: the prompt has no such version.
+        """
+        if version := options.get("prompt_version"):
+            get_prompts().get(self.prompt, version)
+        document = self.parse_input(values).model_dump_json()
+        size, limit = len(document.encode()), get_settings().max_input_bytes
+        if size > limit:
+            raise InvalidInput(
+                f"{self.name}: the input is {size:,} bytes, the limit is {limit:,} "
+                "(CLAUDE_JOBS_MAX_INPUT_BYTES)"
+            )
+        return NewJob(
+            task=self.name,
+            input=document,
+            id=new_job_id(),
+            max_attempts=options.pop("max_attempts", None) or self.max_attempts,
+            **options,
+        )
+
+    def enqueue(
+        self,
+        *,
+        session: Session | Connection | None = None,
+        user_id: str | None = None,
+        priority: int = 100,
+        lane: str = "interactive",
+        run_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        prompt_version: str | None = None,
+        model: str | None = None,
+        max_attempts: int | None = None,
+        **values: Any,
+    ) -> Job[Output]:
+        """Insert a job and return its handle.
+
+        Args:
+            session: an open SQLAlchemy session or connection; the job becomes part of its
+                transaction – runs when it commits, never existed when it rolls back.
+            user_id: on whose behalf; kept on every row for accounting.
+            priority: 0 first.
+            lane: `interactive` or `batch`.
+            run_at: not before then (with a time zone).
+            idempotency_key: enqueueing again with the same key returns the same job.
+            prompt_version: pins a version; otherwise the current one at the time of the call.
+            model: overrides the prompt version's model.
+            max_attempts: overrides the task's.
+            values: the fields of the input.
+
+        Raises:
+            InvalidInput: a field or an option is wrong.
+            UnknownPromptVersion: the prompt has no such version.
+            IdempotencyConflict: the key was used before with a different input.
+            StorageUnavailable: Postgres cannot be reached.
+        """
+        job = self.new_job(
+            values,
+            user_id=user_id,
+            priority=_checked_priority(priority),
+            lane=_checked_lane(lane),
+            run_at=_checked_time(run_at),
+            idempotency_key=idempotency_key,
+            prompt_version=prompt_version,
+            model=model,
+            max_attempts=max_attempts,
+        )
+        return Job(self._insert([job], session)[0], self)  # type: ignore[arg-type]
+
+    def enqueue_many(
+        self, jobs: Iterable[NewJob], session: Session | Connection | None = None
+    ) -> list[Job[Output]]:
+        """Insert jobs made by `new_job` in one statement.
+
+        Raises:
+            IdempotencyConflict, StorageUnavailable: as for `enqueue`; nothing is inserted then.
+        """
+        ids = self._insert(list(jobs), session)
+        return [Job(job_id, self) for job_id in ids]  # type: ignore[arg-type]
+
+    def _insert(self, jobs: list[NewJob], session: Session | Connection | None) -> list[UUID]:
+        if session is None:
+            with transaction() as connection:
+                return insert_jobs(connection, jobs)
+        connection = session.connection() if isinstance(session, Session) else session
+        return insert_jobs(connection, jobs)
+
+
+def _checked_priority(priority: int) -> int:
+    if not 0 <= priority <= 32767:
+        raise InvalidInput(f"priority {priority} is not between 0 (first) and 32767")
+    return priority
+
+
+def _checked_lane(lane: str) -> str:
+    if lane not in ("interactive", "batch"):
+        raise InvalidInput(f"lane {lane!r} is neither 'interactive' nor 'batch'")
+    return lane
+
+
+def _checked_time(run_at: datetime | None) -> datetime | None:
+    if run_at is not None and run_at.tzinfo is None:
+        raise InvalidInput("run_at has no time zone: use datetime.now(timezone.utc) + …")
+    return run_at
