@@ -1,0 +1,1 @@
+"""Celery's side: messages that carry an id, tasks that run an attempt, a worker that relays."""
