@@ -1,0 +1,74 @@
+"""Setting up: the schema, the settings, the lock file of prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from worker.cli.output import err, out, table
+from worker.engine import promptlock
+from worker.engine.prompts import get_prompts
+from worker.settings import Settings, get_settings, variable_name
+from worker.storage import schema
+from worker.storage.engine import transaction
+
+prompts = typer.Typer(help="Look after the prompts.", no_args_is_help=True)
+
+
+def migrate(
+    revision: Annotated[
+        str, typer.Argument(help="A revision, `head`, or `base` to remove everything.")
+    ] = "head",
+) -> None:
+    """Bring the database at DATABASE_URL to the newest schema, or to REVISION."""
+    with transaction() as connection:
+        before, after = schema.migrate(connection, revision)
+    if before == after:
+        err.print(f"nothing to do: the database is at {after or 'base'}")
+    else:
+        err.print(f"migrated from {before or 'base'} to {after or 'base'}")
+
+
+def config() -> None:
+    """List every setting: its variable, its value here, and what it does. Secrets are masked."""
+    settings = get_settings()
+    listed = table("variable", "value~", "what it does~")
+    for name, field in Settings.model_fields.items():
+        shown = _masked(getattr(settings, name))
+        changed = getattr(settings, name) != field.default
+        listed.add_row(
+            variable_name(name), f"[bold]{shown}[/]" if changed else shown, field.description or ""
+        )
+    out.print(listed)
+
+
+def _masked(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, SecretStr):
+        return "********"
+    if isinstance(value, str) and "://" in value:
+        return make_url(value).render_as_string(hide_password=True)
+    if isinstance(value, str) and ":" in value:
+        return f"{value.split(':')[0]}:********"
+    return str(value)
+
+
+@prompts.command("lock")
+def lock() -> None:
+    """Record the hash of every new prompt version; from then on it is immutable."""
+    added = promptlock.lock(get_prompts(), get_settings().prompts_dir)
+    for name in added:
+        err.print(f"locked {name}")
+    if not added:
+        err.print("nothing to do: every version is locked")
+
+
+@prompts.command("check")
+def check() -> None:
+    """Check that no locked version was edited or removed, and that every version is locked."""
+    promptlock.check(get_prompts(), get_settings().prompts_dir)
+    err.print("every prompt version is locked and unchanged")

@@ -1,0 +1,25 @@
+"""Gathers the commands; each group of them is a module."""
+
+from __future__ import annotations
+
+import typer
+
+from worker.cli import admin, enqueue, inspect
+
+app = typer.Typer(
+    name="claude-jobs",
+    help="Enqueue generation jobs for Claude, look at them, and look after them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("enqueue")(enqueue.enqueue)
+app.command("enqueue-file")(enqueue.enqueue_file)
+app.command("show")(inspect.show)
+app.command("list")(inspect.list_jobs)
+app.command("tasks")(inspect.tasks)
+app.command("config")(admin.config)
+app.command("migrate")(admin.migrate)
+app.add_typer(admin.prompts, name="prompts")

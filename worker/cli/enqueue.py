@@ -1,0 +1,181 @@
+"""Enqueueing: one job from the command line, thousands from a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from worker.cli.bulk import Enqueued, enqueue_lines, print_summary, wait_for_all
+from worker.cli.output import as_json, check_database, err
+from worker.engine.registry import AnyTask, load_registry
+from worker.errors import InvalidInput
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK")]
+User = Annotated[str | None, typer.Option("--user", help="On whose behalf, for accounting.")]
+Priority = Annotated[int, typer.Option(help="0 first.")]
+Version = Annotated[str | None, typer.Option(help="Pin a prompt version.")]
+Model = Annotated[str | None, typer.Option(help="Override the prompt's model.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.")]
+
+
+def enqueue(
+    task: TaskName,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE|-|KEY=VALUE",
+            help="A JSON file, `-` for JSON on stdin, or one field; KEY=@FILE reads a text file. "
+            "Several are merged.",
+        ),
+    ] = None,
+    user: User = None,
+    priority: Priority = 100,
+    run_at: Annotated[str | None, typer.Option(help="Not before this ISO 8601 time.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key returns the same job.")
+    ] = None,
+    prompt_version: Version = None,
+    model: Model = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Enqueue one job and print its id – or, with --wait, its output."""
+    kind = load_registry()[task]
+    values = _read_input(kind, input or [])
+    check_database()
+    job = kind.enqueue(
+        **values,
+        user_id=user,
+        priority=priority,
+        run_at=_parse_time(run_at),
+        idempotency_key=idempotency_key,
+        prompt_version=prompt_version,
+        model=model,
+    )
+    if not wait:
+        typer.echo(job.id)
+        return
+    err.print(f"job {job.id}")
+    typer.echo(as_json(job.wait(timeout).model_dump(mode="json")))
+
+
+def enqueue_file(
+    task: TaskName,
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="`-` for stdin.")],
+    user: User = None,
+    priority: Priority = 100,
+    prompt_version: Version = None,
+    model: Model = None,
+    idempotency_prefix: Annotated[
+        str | None,
+        typer.Option(help="Line N gets the key PREFIX:N, so that a second run adds nothing."),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Enqueue a job for every line of a JSON Lines file.
+
+    Lines that do not fit the task are reported by number and left out; all others are enqueued.
+    Exits with 1 if a line was left out or, with --wait, if a job did not succeed.
+    """
+    kind = load_registry()[task]
+    check_database()
+    options = {
+        "user_id": user,
+        "priority": priority,
+        "prompt_version": prompt_version,
+        "model": model,
+    }
+    done = enqueue_lines(kind, _open(file), options, idempotency_prefix)
+    _report(done)
+    succeeded = True
+    if wait and done.ids:
+        succeeded = wait_for_all(done.ids, timeout)
+        print_summary(done.ids)
+    if done.rejected or not succeeded:
+        raise typer.Exit(1)
+
+
+def _report(done: Enqueued) -> None:
+    for number, reason in done.rejected[:20]:
+        err.print(f"line {number}: {escape(reason)}", style="red")
+    if len(done.rejected) > 20:
+        err.print(f"… and {len(done.rejected) - 20} more lines", style="red")
+    rate = len(done.ids) / done.seconds if done.seconds else 0
+    err.print(
+        f"{len(done.ids):,} jobs enqueued in {done.seconds:.1f} s ({rate:,.0f}/s), "
+        f"{len(done.rejected):,} lines left out"
+    )
+
+
+def _open(name: str) -> Any:
+    if name == "-":
+        return sys.stdin.buffer
+    path = Path(name)
+    if not path.is_file():
+        raise InvalidInput(f"{name}: no such file")
+    return path.open("rb")
+
+
+def _read_input(task: AnyTask, sources: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for source in sources:
+        key, equals, value = source.partition("=")
+        if equals and key in task.fields:
+            values[key] = _field(task, key, value)
+        elif equals and key.isidentifier() and not Path(source).exists():
+            raise InvalidInput(
+                f"{task.name} has no field {key!r}; it has {', '.join(sorted(task.fields))}"
+            )
+        else:
+            values.update(_json_object(source))
+    return values
+
+
+def _field(task: AnyTask, key: str, value: str) -> Any:
+    if value.startswith("@"):
+        try:
+            return Path(value[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{key}: cannot read {value[1:]}: {error}") from None
+    if task.input.model_fields[key].annotation is str:
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _json_object(source: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {source}: {error}") from None
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{source} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{source} must hold a JSON object with the task's fields")
+    return values
+
+
+def _parse_time(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        raise InvalidInput(
+            f"--run-at {value!r} is not an ISO 8601 time such as 2027-01-31T09:00:00+01:00"
+        ) from None
+    return parsed if parsed.tzinfo else parsed.astimezone()

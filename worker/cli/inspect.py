@@ -1,0 +1,141 @@
+"""Looking: one job, many jobs, the tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.markup import escape
+from sqlalchemy import RowMapping
+
+from worker.cli.output import as_json, check_database, money, out, styled_state, table, when
+from worker.engine.registry import load_registry
+from worker.errors import InvalidInput
+from worker.storage import read
+from worker.storage.engine import transaction
+from worker.storage.models import STATES
+
+
+def parse_id(value: str) -> UUID:
+    """A job id.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return UUID(value)
+    except ValueError:
+        raise InvalidInput(f"{value!r} is not a job id (a uuid)") from None
+
+
+def show(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show a job: its state, its calls to Claude and what they cost, its output or its error."""
+    check_database()
+    with transaction() as connection:
+        job, calls = read.job_details(connection, parse_id(job_id))
+    if json:
+        typer.echo(as_json({**job, "calls": [dict(call) for call in calls]}))
+        return
+    facts = table("", "~")
+    for name, value in _facts(job):
+        facts.add_row(f"[bold]{name}[/]", value)
+    facts.show_header = False
+    out.print(facts)
+    if calls:
+        out.print()
+        out.print(_calls(calls))
+    if job["error"]:
+        out.print(f"\n[bold]error[/]\n{escape(as_json(job['error']))}")
+    if job["output"] is not None:
+        out.print(f"\n[bold]output[/]\n{escape(as_json(job['output']))}")
+
+
+def _facts(job: RowMapping) -> list[tuple[str, str]]:
+    prompt = job["result_prompt_version"] or job["prompt_version"] or "current"
+    return [
+        ("job", str(job["id"])),
+        ("task", job["task"]),
+        ("state", styled_state(job["state"])),
+        ("attempts", f"{job['attempt']} of {job['max_attempts']}, {job['rescues']} rescues"),
+        ("user", escape(job["user_id"] or "-")),
+        ("prompt", f"{prompt}, model {job['result_model'] or job['model'] or 'of the prompt'}"),
+        ("created", when(job["created_at"])),
+        ("started", when(job["started_at"])),
+        ("finished", when(job["finished_at"])),
+    ]
+
+
+def _calls(calls: Any) -> Any:
+    listed = table(
+        "call", "outcome", "model", "prompt", "input>", "output>", "cost>", "ms>", "request id"
+    )
+    for call in calls:
+        listed.add_row(
+            f"{call['attempt']}.{call['call']}",
+            call["outcome"],
+            call["model"],
+            f"{call['prompt']}/{call['prompt_version']}",
+            f"{call['input_tokens']:,}",
+            f"{call['output_tokens']:,}",
+            money(call["cost_usd"]),
+            str(call["latency_ms"] or "-"),
+            call["request_id"] or "-",
+        )
+    return listed
+
+
+def list_jobs(
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help=f"Only this state: {', '.join(STATES)}.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the newest jobs."""
+    check_database()
+    if task is not None:
+        load_registry()[task]
+    if state is not None and state not in STATES:
+        raise InvalidInput(f"unknown state {state!r}; there are {', '.join(STATES)}")
+    with transaction() as connection:
+        rows = read.recent_jobs(connection, task=task, state=state, limit=limit)
+    if json:
+        typer.echo(as_json([dict(row) for row in rows]))
+        return
+    listed = table("job", "task", "state", "attempts>", "user", "created", "cost>", "error")
+    for row in rows:
+        listed.add_row(
+            str(row["id"]),
+            row["task"],
+            styled_state(row["state"]),
+            str(row["attempt"]),
+            escape(row["user_id"] or "-"),
+            when(row["created_at"]),
+            money(row["cost_usd"]),
+            row["error"] or "",
+        )
+    out.print(listed if rows else "no jobs")
+
+
+def tasks() -> None:
+    """List the tasks: their input fields, and the prompt versions and model behind them."""
+    registry = load_registry()
+    listed = table("task", "input~", "prompt~", "model~", "attempts>", "timeout>")
+    for name in sorted(registry):
+        task = registry[name]
+        versions = registry.prompts.versions(task.prompt)
+        listed.add_row(
+            name,
+            ", ".join(task.input.model_fields),
+            f"{task.prompt}/{versions[-1]}"
+            + (f" (also {', '.join(versions[:-1])})" if versions[:-1] else ""),
+            registry.prompts.get(task.prompt).file.model,
+            str(task.max_attempts),
+            f"{task.call_timeout:g} s",
+        )
+    out.print(listed)
