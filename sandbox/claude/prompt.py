@@ -1,0 +1,68 @@
+"""A request's prompt as the model reads it: tools, then the system prompt, then the messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.claude.errors import ApiError
+
+TTL_SECONDS = {"5m": 300.0, "1h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One block of the prompt. `ttl` is set where the caller put a cache breakpoint."""
+
+    text: str
+    ttl: str | None = None
+
+
+def prompt_segments(payload: Mapping[str, Any]) -> Iterator[Segment]:
+    """Every block of the prompt in the order in which the cache sees them."""
+    for tool in payload.get("tools") or ():
+        yield Segment(json.dumps(tool), _ttl(tool))
+    yield from _blocks(payload.get("system") or ())
+    for message in payload["messages"]:
+        yield from _blocks(message["content"])
+
+
+def user_text(payload: Mapping[str, Any]) -> str:
+    """All that the user said in the last user message: what a reply is about."""
+    for message in reversed(payload["messages"]):
+        if message["role"] == "user":
+            return "\n".join(segment.text for segment in _blocks(message["content"]))
+    return ""
+
+
+def _blocks(content: Any) -> Iterator[Segment]:
+    if isinstance(content, str):
+        yield Segment(content)
+        return
+    for block in content:
+        yield Segment(_block_text(block), _ttl(block))
+
+
+def _block_text(block: Mapping[str, Any]) -> str:
+    if block.get("type") == "text":
+        return str(block["text"])
+    source = block.get("source")
+    if isinstance(source, dict) and source.get("type") == "text":
+        return str(source["data"])
+    return json.dumps(block)
+
+
+def _ttl(block: Mapping[str, Any]) -> str | None:
+    return cache_ttl(block.get("cache_control"))
+
+
+def cache_ttl(control: Mapping[str, Any] | None) -> str | None:
+    """The lifetime that a `cache_control` asks for. Raises `ApiError` if there is no such."""
+    if not control:
+        return None
+    ttl = control.get("ttl") or "5m"
+    if ttl not in TTL_SECONDS:
+        raise ApiError(400, "cache_control.ttl: Input should be '5m' or '1h'")
+    return str(ttl)
