@@ -1,0 +1,71 @@
+"""`make up`: the whole stack until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from rich.console import Console
+
+from sandbox.account import SandboxError
+from sandbox.claude.client import SimulatedClaude
+from sandbox.stack import DATA, Stack, published, servers
+from worker.errors import ClaudeJobsError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    """Run until SIGINT or SIGTERM, or until one of the programs dies; returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # With a key, calls go to the real Claude and cost money: the line below says which it is.
+    claude = None
+    if not os.environ.get("ANTHROPIC_API_KEY"):
+        claude = SimulatedClaude(latency=1.0, tokens_per_second=150)
+    try:
+        with servers(DATA, claude=claude) as stack, published(stack.environment):
+            stack.start_worker()
+            stack.start_flower()
+            _announce(stack)
+            return _watch(stack, stop)
+    except (SandboxError, ClaudeJobsError) as error:
+        sys.stderr.write(f"claude-jobs: {error}\n")
+        return 1
+
+
+def _announce(stack: Stack) -> None:
+    login = stack.environment["FLOWER_BASIC_AUTH"]
+    where = (
+        stack.claude.url + " (simulated)" if stack.claude else "the real API, billed to your key"
+    )
+    console.print(
+        f"\n[bold]claude-jobs is up[/]\n"
+        f"  Flower    {stack.flower_url}   login {login}\n"
+        f"  Claude    {where}\n"
+        f"  Postgres  {stack.postgres.url}\n"
+        f"  Valkey    {stack.valkey.url}\n"
+        f"  logs      {stack.logs}\n\n"
+        "In another terminal, from this folder:\n"
+        "  .venv/bin/claude-jobs enqueue summarize_text -i text='…' -i max_words=50 "
+        "-i audience=everybody --wait\n"
+        "  .venv/bin/claude-jobs list\n\n"
+        "Ctrl-C stops everything; the data stays in .sandbox/"
+    )
+
+
+def _watch(stack: Stack, stop: threading.Event) -> int:
+    while not stop.wait(1.0):
+        for name, service in stack.services.items():
+            if not service.running:
+                console.print(f"[red]{name} exited:[/]\n{service.log_tail()}")
+                return 1
+    console.print("\nstopping …")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
