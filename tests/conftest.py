@@ -1,0 +1,104 @@
+"""Real servers for every test: one Postgres, one Valkey and one simulated Claude a test process.
+
+A test's database is a copy of a migrated template; its broker is a numbered database of Valkey.
+Nothing here can reach the real Claude: the only base URL in the environment is loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from sandbox.claude.client import SimulatedClaude
+from sandbox.process import wait_until
+from sandbox.stack import Stack, servers
+from worker.settings import get_settings
+from worker.storage.engine import get_engine
+
+#: Where requests go if a test forgets to say: a port that nobody listens on.
+NOWHERE = "http://127.0.0.1:9"
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_real_claude() -> None:
+    """A test that would reach the real API fails instead."""
+    for name in list(os.environ):
+        if name.startswith(("ANTHROPIC_", "CLAUDE_JOBS_", "FLOWER_")) or name in (
+            "DATABASE_URL",
+            "REDIS_URL",
+            "CELERY_BROKER_URL",
+        ):
+            del os.environ[name]
+    os.environ["ANTHROPIC_BASE_URL"] = NOWHERE
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The servers of this test process."""
+    folder = Path(tempfile.mkdtemp(prefix="claude-jobs-"))
+    folder.chmod(0o711)  # as root, Postgres runs as an account that must get in
+    try:
+        with servers(folder, durable=False, claude=SimulatedClaude(seed=7)) as started:
+            # Nobody may be connected to a template while it is copied.
+            started.postgres.create_database("migrated", template="claude_jobs")
+            yield started
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def environment(stack: Stack) -> Iterator[dict[str, str]]:
+    """The variables of a fresh system: its own database, its own broker, the shared Claude."""
+    number = next(_numbers)
+    name = f"test_{number}"
+    fresh = stack.environment | {
+        "DATABASE_URL": stack.postgres.create_database(name, template="migrated"),
+        "REDIS_URL": stack.valkey.url.removesuffix("/0") + f"/{number % 1000}",
+        "CLAUDE_JOBS_CONCURRENCY": "20",
+    }
+    yield fresh
+    stack.postgres.drop_database(name)
+
+
+@pytest.fixture
+def producer(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes this process a producer (and a reader) of the fresh system."""
+    with monkeypatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        get_settings.cache_clear()
+        get_engine.cache_clear()
+        yield
+        get_engine().dispose()
+    get_settings.cache_clear()
+    get_engine.cache_clear()
+
+
+@pytest.fixture
+def claude(stack: Stack) -> Iterator[SimulatedClaude]:
+    """The simulated Claude with an empty ledger and no faults."""
+    assert stack.claude is not None
+    stack.claude.reset()
+    stack.claude.configure(latency=0.0)
+    yield stack.claude
+    stack.claude.clear_faults()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait for a condition: `eventually(lambda: job.state == "failed", "the job did not fail")`."""
+
+    def wait(condition: Callable[[], bool], failure: str = "", seconds: float = 30) -> None:
+        wait_until(condition, seconds=seconds, failure=failure or "the condition never held")
+
+    return wait
+
+
