@@ -111,4 +111,21 @@ class Fail:
     """Another try cannot help, or none is left: the job ends as `failed`."""
 
 
-Decision = Retry | Snooze | Fail
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody asked for it: the job ends as `cancelled`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseQueue:
+    """Nothing can run until a person acts: pause everything for `reason`; costs no attempt."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Somebody else has the job: write nothing."""
+
+
+Decision = Retry | Snooze | Fail | Cancelled | PauseQueue | Abandon

@@ -7,10 +7,11 @@ environment does not set is taken from a running sandbox (`make up`), if there i
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
@@ -36,21 +37,45 @@ def _postgres_url(value: object) -> object:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _redis_url(value: object) -> object:
-    url = urlsplit(str(value))
-    if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
-        raise PydanticCustomError(
-            "url", "is malformed: expected redis://host:6379/0 (for Valkey too) or rediss://…"
-        )
+def _network_url(value: object, schemes: tuple[str, ...], example: str) -> SplitResult:
+    malformed = PydanticCustomError("url", "is malformed: expected {example}", {"example": example})
     try:
+        url = urlsplit(str(value))
         _ = url.port
-    except ValueError:
-        raise PydanticCustomError("url", "is malformed: the port is not a number") from None
+    except ValueError:  # an unclosed bracket, a port that is none
+        raise malformed from None
+    if url.scheme not in schemes or not url.hostname:
+        raise malformed
+    return url
+
+
+def _redis_url(value: object) -> object:
+    url = _network_url(
+        value, ("redis", "rediss"), "redis://host:6379/0 (for Valkey too) or rediss://…"
+    )
+    if not re.fullmatch(r"/?\d*", url.path):
+        raise PydanticCustomError(
+            "url", "is malformed: what follows the host is a number, as in /0"
+        )
+    return str(value)
+
+
+def _broker_url(value: object) -> object:
+    if str(value).startswith("redis"):
+        return _redis_url(value)
+    _network_url(value, ("amqp", "amqps", "pyamqp"), "redis://host:6379/0 or amqp://host:5672//")
+    return str(value)
+
+
+def _http_url(value: object) -> object:
+    _network_url(value, ("http", "https"), "https://host")
     return str(value)
 
 
 PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+BrokerUrl = Annotated[str, BeforeValidator(_broker_url)]
+HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 
 
 class Settings(BaseSettings):
@@ -75,7 +100,7 @@ class Settings(BaseSettings):
         repr=False,
         description="Redis or Valkey for limits, cache and streams.",
     )
-    celery_broker_url: str | None = Field(
+    celery_broker_url: BrokerUrl | None = Field(
         None,
         validation_alias="CELERY_BROKER_URL",
         repr=False,
@@ -86,7 +111,7 @@ class Settings(BaseSettings):
         validation_alias="ANTHROPIC_API_KEY",
         description="Needed by workers only.",
     )
-    anthropic_base_url: str = Field(
+    anthropic_base_url: HttpUrl = Field(
         "https://api.anthropic.com",
         validation_alias="ANTHROPIC_BASE_URL",
         description="Where Claude is; the sandbox points it at the simulated one.",
@@ -95,10 +120,9 @@ class Settings(BaseSettings):
         "development",
         description="`production` makes Flower refuse to start without a login and logs JSON.",
     )
-    flower_basic_auth: str | None = Field(
+    flower_basic_auth: SecretStr | None = Field(
         None,
         validation_alias="FLOWER_BASIC_AUTH",
-        repr=False,
         description="Flower's login, as user:password (several with commas).",
     )
     flower_auth: str | None = Field(
@@ -138,16 +162,45 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         1.0,
         gt=0,
+        allow_inf_nan=False,
         description="How often a relay looks for due jobs when no NOTIFY wakes it; the "
         "resolution of run_at and of retries.",
     )
     lease_seconds: float = Field(
         30.0,
         ge=2,
+        allow_inf_nan=False,
         description="A worker that has not renewed its lease for so long is taken for dead.",
     )
-    retry_seconds: float = Field(
-        2.0, gt=0, description="The pause before a failed attempt is tried again."
+    shutdown_grace_seconds: float = Field(
+        25.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After SIGTERM, running calls may finish for so long; the rest is cut off, "
+        "put back without spending an attempt, and billed for what was written. Keep it below "
+        "what your orchestrator waits before SIGKILL (Kubernetes: 30 s).",
+    )
+    visibility_seconds: int = Field(
+        3600,
+        gt=0,
+        description="Redis delivers a message again that was not acknowledged for so long. Must be "
+        "above every task's call_timeout; a second message finds the job claimed.",
+    )
+    redispatch_seconds: float = Field(
+        20.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="A message that nobody took for so long, although slots are free, is lost and "
+        "sent again.",
+    )
+    keep_succeeded_days: float | None = Field(
+        None, gt=0, description="Succeeded jobs and their results are deleted after so many days."
+    )
+    keep_failed_days: float | None = Field(
+        None, gt=0, description="Failed jobs are deleted after so many days."
+    )
+    keep_cancelled_days: float | None = Field(
+        30, gt=0, description="Cancelled jobs are deleted after so many days."
     )
 
     @property

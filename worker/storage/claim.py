@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,30 +22,51 @@ class Claim:
     model: str | None
     attempt: int
     max_attempts: int
-    created_at: datetime
+    seconds_left: float
+    paused: list[str]
+
+    def is_paused(self, model: str) -> str | None:
+        """The pause that covers this job if it runs on `model`, as `scope:name`."""
+        for scope in ("all:", f"task:{self.task}", f"model:{model}"):
+            if scope in self.paused:
+                return scope.rstrip(":")
+        return None
 
 
+# The deadline counts from the first claim: a backlog must not make jobs fail.
 _CLAIM = text("""
 UPDATE jobs
 SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :worker,
-    lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now()
+    lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now(),
+    deadline_at = coalesce(deadline_at, now() + make_interval(secs => :deadline_seconds))
 WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested
 RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt, max_attempts,
-          created_at
+          extract(epoch FROM deadline_at - now())::float AS seconds_left,
+          ARRAY(SELECT scope || ':' || name FROM pauses) AS paused
 """)
 
 
 def claim_job(
-    connection: Connection, job_id: UUID, *, worker: str, lease_seconds: float
+    connection: Connection,
+    job_id: UUID,
+    *,
+    worker: str,
+    lease_seconds: float,
+    deadline_seconds: float,
 ) -> Claim | None:
     """Take a dispatched job; None when somebody else has it, or when there is nothing to take.
 
-    Of any number of messages for one job, one wins this UPDATE.
+    Of any number of messages for one job, one wins this UPDATE. `deadline_seconds` is how long
+    the job may take from its first claim, unless it was enqueued with a deadline of its own.
     """
-    row = connection.execute(
-        _CLAIM,
-        {"id": job_id, "token": uuid4(), "worker": worker, "lease_seconds": lease_seconds},
-    ).one_or_none()
+    values = {
+        "id": job_id,
+        "token": uuid4(),
+        "worker": worker,
+        "lease_seconds": lease_seconds,
+        "deadline_seconds": deadline_seconds,
+    }
+    row = connection.execute(_CLAIM, values).one_or_none()
     return None if row is None else Claim(*row)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+_NO_MODELS: Mapping[str, str] = {}
 
 #: Dispatching is serialised over the fleet, so that the working set is an exact bound.
 _DISPATCH_LOCK = 0x636C6A72
@@ -39,6 +42,12 @@ _DISPATCH = text("""
 WITH due AS (
     SELECT id FROM jobs
     WHERE state = 'queued' AND run_at <= now()
+      AND NOT EXISTS (
+          SELECT FROM pauses
+          WHERE scope = 'all'
+             OR (scope = 'task' AND name = jobs.task)
+             OR (scope = 'model' AND name = coalesce(
+                    jobs.model, cast(:models AS jsonb) ->> jobs.task)))
     ORDER BY priority, run_at
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -50,18 +59,24 @@ RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.attempt,
 """)
 
 
-def dispatch_due(connection: Connection, *, working_set: int, batch: int) -> Batch:
+def dispatch_due(
+    connection: Connection, *, working_set: int, batch: int, models: Mapping[str, str] = _NO_MODELS
+) -> Batch:
     """Mark up to `batch` due jobs as dispatched and return them.
 
     Never lets more than `working_set` jobs be dispatched at once, fleet-wide: the count is read
     after the lock was taken, so two relays do not fill the same room. The messages are to be
     published after the commit: one that arrives before its row says so would be dropped.
+
+    What is paused stays where it is; `models` names the model that each task runs on, for jobs
+    that do not choose one themselves.
     """
     connection.execute(_LOCK, {"key": _DISPATCH_LOCK})
     room = max(working_set - connection.execute(_WAITING).scalar_one(), 0)
     if room == 0:
         return Batch([], full=True)
-    rows = connection.execute(_DISPATCH, {"limit": min(room, batch)}).all()
+    values = {"limit": min(room, batch), "models": json.dumps(dict(models))}
+    rows = connection.execute(_DISPATCH, values).all()
     rows = sorted(rows, key=lambda row: (row.priority, row.run_at))
     jobs = [Dispatched(r.id, r.task, r.prompt_version, r.user_id, r.attempt) for r in rows]
     return Batch(jobs, full=len(jobs) == room)

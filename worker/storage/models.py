@@ -30,6 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 STATES = ("queued", "dispatched", "running", "succeeded", "failed", "cancelled")
 TERMINAL_STATES = ("succeeded", "failed", "cancelled")
 LANES = ("interactive", "batch")
+PAUSE_SCOPES = ("all", "task", "model")
 SOURCES = ("api", "cache", "batch")
 OUTCOMES = (
     "in_flight",
@@ -106,6 +107,7 @@ class JobRow(Base):
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
 
     __table_args__ = (
         _one_of("state", STATES),
@@ -132,6 +134,17 @@ class JobRow(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("jobs_created", "created_at"),
+        Index(
+            "jobs_cancelling",
+            "worker",
+            postgresql_where=text("state = 'running' AND cancel_requested"),
+        ),
+        Index(
+            "jobs_finished",
+            "state",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
     )
 
 
@@ -216,3 +229,32 @@ class UsageRow(Base):
         Index("usage_by_time", "created_at"),
         Index("usage_in_flight", "job_id", postgresql_where=text("outcome = 'in_flight'")),
     )
+
+
+class PauseRow(Base):
+    """What is not to be run until somebody resumes it: a task, a model, or everything."""
+
+    __tablename__ = "pauses"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    paused_by: Mapped[str]
+    created_at: Mapped[Created]
+
+    __table_args__ = (_one_of("scope", PAUSE_SCOPES),)
+
+
+class WorkerRow(Base):
+    """A worker process, as it last reported itself."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    slots: Mapped[int]
+    running: Mapped[int]
+    started_at: Mapped[Created]
+    seen_at: Mapped[Created]
+    last_claim_at: Mapped[datetime | None]
+
+    __table_args__ = (_not_negative("slots", "running"),)

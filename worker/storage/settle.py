@@ -94,6 +94,16 @@ WITH settled AS (
 SELECT count(*) FROM settled
 """)  # noqa: S608
 
+_CANCEL = text(f"""
+WITH settled AS (
+    UPDATE jobs
+    SET state = 'cancelled', finished_at = now(), claim_token = NULL, lease_expires_at = NULL
+    {_HELD}
+    RETURNING id
+), {_METERED}
+SELECT count(*) FROM settled
+""")  # noqa: S608
+
 #: The usage columns when an attempt ends before any call was opened.
 _NO_CALL = CallRecord(outcome="ok")
 
@@ -160,3 +170,11 @@ def fail(
     """End the job as failed and keep `error` as data; False when the claim was lost."""
     parameters = _parameters(claim, usage_id, call) | {"error": json.dumps(error)}
     return bool(connection.execute(_FAIL, parameters).scalar_one())
+
+
+def cancel(
+    connection: Connection, claim: Claim, usage_id: int | None, call: CallRecord | None
+) -> bool:
+    """End the job as cancelled; False when the claim was lost."""
+    parameters = _parameters(claim, usage_id, call)
+    return bool(connection.execute(_CANCEL, parameters).scalar_one())

@@ -1,0 +1,80 @@
+"""The state of the whole fleet: what waits, who works, and whether anything moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, text
+
+# Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
+_COUNTS = text("""
+SELECT task, state, count(*) AS jobs FROM jobs
+WHERE state IN ('queued', 'dispatched', 'running') GROUP BY 1, 2
+UNION ALL
+SELECT task, state, count(*) FROM jobs
+WHERE finished_at > now() - interval '1 hour' GROUP BY 1, 2
+ORDER BY 1, 2
+""")
+
+
+def counts(connection: Connection) -> Sequence[RowMapping]:
+    """Jobs by task and state; finished ones of the last hour only."""
+    return connection.execute(_COUNTS).mappings().all()
+
+
+_WORKERS = text("""
+SELECT name, slots, running, started_at, seen_at, last_claim_at,
+       extract(epoch FROM now() - seen_at)::float AS silent
+FROM workers ORDER BY name
+""")
+
+
+def workers(connection: Connection) -> Sequence[RowMapping]:
+    """The workers that reported themselves, with the seconds since each last did."""
+    return connection.execute(_WORKERS).mappings().all()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Whether due jobs are being claimed. Ages are seconds; None where there is nothing."""
+
+    oldest_due: float | None
+    last_claim: float | None
+    live_workers: int
+    free_slots: int
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether a job has been due for so long while nothing was claimed and slots were free."""
+        if self.oldest_due is None or self.oldest_due <= seconds:
+            return False
+        busy = self.live_workers > 0 and self.free_slots == 0
+        return not busy and (self.last_claim is None or self.last_claim > seconds)
+
+
+# Paused jobs are due but not expected to move. A job waiting in the broker counts as well.
+_PROGRESS = text("""
+SELECT
+    (SELECT extract(epoch FROM now() - min(run_at))::float FROM jobs
+     WHERE state IN ('queued', 'dispatched') AND run_at <= now()
+       AND NOT EXISTS (
+           SELECT FROM pauses
+           WHERE scope = 'all'
+              OR (scope = 'task' AND name = jobs.task)
+              OR (scope = 'model' AND name = jobs.model))) AS oldest_due,
+    (SELECT extract(epoch FROM now() - max(started_at))::float FROM (
+        SELECT max(started_at) AS started_at FROM jobs WHERE state = 'running'
+        UNION ALL SELECT max(last_claim_at) FROM workers) AS claims) AS last_claim,
+    (SELECT count(*) FROM workers
+     WHERE seen_at > now() - make_interval(secs => :silent)) AS live_workers,
+    (SELECT coalesce(sum(greatest(slots - running, 0)), 0) FROM workers
+     WHERE seen_at > now() - make_interval(secs => :silent)) AS free_slots
+""")
+
+
+def progress(connection: Connection, *, silent: float) -> Progress:
+    """How old the oldest due job is, and how long ago any job was claimed.
+
+    A worker that has been silent for `silent` seconds does not count as live.
+    """
+    return Progress(*connection.execute(_PROGRESS, {"silent": silent}).one())
