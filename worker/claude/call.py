@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 
 from worker.claude.clients import ClientStack
-from worker.claude.failures import classify
+from worker.claude.failures import aborted, classify
+from worker.claude.inflight import CallControl
 from worker.claude.reply import Reply, read_message
 
 #: A connection that takes longer is not going to happen.
@@ -49,16 +50,22 @@ class Request:
         return parameters
 
 
-def call_claude(clients: ClientStack, request: Request, *, timeout: float) -> Reply:
+def call_claude(
+    clients: ClientStack, request: Request, *, timeout: float, control: CallControl
+) -> Reply:
     """Send `request` once and return the reply, whatever its text says.
 
+    `timeout` is the wall-clock limit in seconds. `control` lets other threads end the call.
+
     Raises:
-        CallFailed: there is no reply, classified.
+        CallFailed: there is no reply, classified; `aborted` says why if it was ended by us.
     """
     started = time.monotonic()
+    if control.reason is not None:
+        raise aborted(control.reason, 0)
     try:
-        with clients.checkout() as client:
-            response = client.messages.with_raw_response.create(
+        with clients.checkout() as client, control.using(client, timeout):
+            response = client.sdk.messages.with_raw_response.create(
                 **request.parameters(),
                 timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
             )
@@ -69,6 +76,8 @@ def call_claude(clients: ClientStack, request: Request, *, timeout: float) -> Re
             latency_ms=_since(started),
         )
     except Exception as error:
+        if control.reason is not None:
+            raise aborted(control.reason, _since(started)) from None
         raise classify(error, _since(started)) from None
 
 

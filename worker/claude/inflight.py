@@ -1,0 +1,85 @@
+"""Calls that another thread can end: at their deadline, on cancel, at shutdown.
+
+A timeout of the HTTP library bounds inactivity, not time: a server that sends a byte a second
+would hold a call for ever. So one thread per process watches the clock for all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from worker.claude.clients import CallClient
+from worker.claude.facts import Reason
+
+#: How far past its deadline a call may run, in seconds.
+_RESOLUTION = 0.25
+
+
+class CallControl:
+    """One call, seen from the threads that may end it. The first reason given stays."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: CallClient | None = None
+        self.deadline: float | None = None
+        self.reason: Reason | None = None
+
+    def abort(self, reason: Reason) -> None:
+        """End the call, or keep it from being made."""
+        with self._lock:
+            self.reason = self.reason or reason
+            if self._client is not None:
+                self._client.shut_down()
+
+    @contextmanager
+    def using(self, client: CallClient, timeout: float) -> Iterator[None]:
+        """The block in which `client` makes the call, for `timeout` seconds at most."""
+        with self._lock:
+            self._client = client
+            self.deadline = time.monotonic() + timeout
+        try:
+            yield
+        finally:
+            # Under the lock: nobody may shut down the socket of the client's next call.
+            with self._lock:
+                self._client = None
+                self.deadline = None
+
+
+class Watchdog:
+    """Aborts calls that are past their deadline, and those that connected after an abort."""
+
+    def __init__(self) -> None:
+        self._controls: set[CallControl] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="call-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start watching in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; calls are left to themselves."""
+        self._stop.set()
+
+    @contextmanager
+    def watching(self, control: CallControl) -> Iterator[None]:
+        """The block in which the call is watched."""
+        self._controls.add(control)
+        try:
+            yield
+        finally:
+            self._controls.discard(control)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_RESOLUTION):
+            now = time.monotonic()
+            for control in self._controls.copy():
+                deadline = control.deadline
+                if deadline is not None and now > deadline:
+                    control.abort("timeout")
+                elif control.reason is not None:
+                    control.abort(control.reason)
