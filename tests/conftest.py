@@ -100,5 +100,3 @@ def eventually() -> Callable[..., None]:
         wait_until(condition, seconds=seconds, failure=failure or "the condition never held")
 
     return wait
-
-

@@ -17,15 +17,21 @@ from celery import signals
 
 from worker import logs
 from worker.claude.clients import ClientStack
-from worker.engine.attempt import Attempts, Ended
+from worker.claude.inflight import Watchdog
+from worker.engine.attempt import Attempts
+from worker.engine.holdings import Holdings
 from worker.engine.prepare import Preparer
-from worker.engine.registry import load_registry
+from worker.engine.registry import AnyTask, load_registry
+from worker.engine.relay import Relay
+from worker.engine.settling import Ended
 from worker.errors import ClaudeJobsError, ConfigurationError
 from worker.settings import get_settings
-from worker.storage.engine import get_engine, transaction
+from worker.storage.engine import transaction
 from worker.storage.schema import require_head
-from worker.transport.config import celery_config
-from worker.transport.steps import RelayStep
+from worker.transport import redis_patch
+from worker.transport.config import celery_config, check_visibility
+from worker.transport.publish import publisher
+from worker.transport.steps import Engine, EngineStep
 from worker.transport.tasks import register
 
 try:
@@ -37,15 +43,19 @@ except ClaudeJobsError as error:
 
 app = celery.Celery("claude_jobs", set_as_current=False)
 app.conf.update(celery_config(settings))
-app.steps["worker"].add(RelayStep)
+app.steps["worker"].add(EngineStep)
+redis_patch.apply()
 
+worker_name = f"{socket.gethostname()}:{os.getpid()}"
+holdings = Holdings()
+watchdog = Watchdog()
 _attempts: Attempts | None = None
 
 
-def _run_attempt(job_id: UUID) -> Ended:
+def _run_attempt(task: AnyTask, job_id: UUID) -> Ended:
     if _attempts is None:
         raise RuntimeError("no worker runs in this process")
-    return _attempts.run(job_id)
+    return _attempts.run(task, job_id)
 
 
 for _task in registry.values():
@@ -58,29 +68,27 @@ def _set_up_logging(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _check_before_starting(**_: Any) -> None:
+def _prepare_worker(**_: Any) -> None:
+    global _attempts  # noqa: PLW0603 – one per process, built when a worker starts in it
     try:
         if settings.anthropic_api_key is None:
             raise ConfigurationError("ANTHROPIC_API_KEY is not set: a worker cannot call Claude")
+        check_visibility(settings, registry)
         with transaction() as connection:
             require_head(connection)
     except ClaudeJobsError as error:
         sys.exit(f"claude-jobs: {error}")
-    _start_attempts()
+    api_key = settings.anthropic_api_key.get_secret_value()
+    clients = ClientStack(api_key, str(settings.anthropic_base_url))
+    _attempts = Attempts(settings, preparer, clients, holdings, watchdog, worker_name)
 
 
-@signals.worker_process_init.connect
-def _after_fork(**_: Any) -> None:
-    # A forked child must not share its parent's connections.
-    get_engine.cache_clear()
-    _start_attempts()
+def _build_engine(worker: Any) -> Engine:
+    if not worker.pool_cls.__module__.endswith(".thread"):
+        sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
+    watchdog.start()
+    relay = Relay(settings, publisher(app), registry.models())
+    return Engine(settings, holdings, relay, worker=worker_name, slots=worker.concurrency)
 
 
-def _start_attempts() -> None:
-    global _attempts  # noqa: PLW0603 – one per process, built when the process is ready
-    assert settings.anthropic_api_key is not None  # noqa: S101 – checked before starting
-    clients = ClientStack(
-        settings.anthropic_api_key.get_secret_value(), settings.anthropic_base_url
-    )
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    _attempts = Attempts(settings, preparer, clients, name)
+EngineStep.build = staticmethod(_build_engine)

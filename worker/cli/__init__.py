@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from worker.cli.app import app
 from worker.errors import ClaudeJobsError
@@ -18,8 +18,8 @@ def main() -> None:
         app()
     except ClaudeJobsError as error:
         _fail(str(error))
-    except OperationalError as error:
-        _fail(f"Postgres: {str(error.orig).strip().splitlines()[0]}")
+    except DBAPIError as error:
+        _fail(f"Postgres: {str(error.orig).strip().partition(chr(10))[0]}")
     except BrokenPipeError:
         sys.exit(1)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 from pydantic import SecretStr
+from rich.markup import escape
 from sqlalchemy import make_url
 
 from worker.cli.output import err, out, table
@@ -37,7 +39,7 @@ def config() -> None:
     settings = get_settings()
     listed = table("variable", "value~", "what it does~")
     for name, field in Settings.model_fields.items():
-        shown = _masked(getattr(settings, name))
+        shown = escape(_masked(getattr(settings, name)))
         changed = getattr(settings, name) != field.default
         listed.add_row(
             variable_name(name), f"[bold]{shown}[/]" if changed else shown, field.description or ""
@@ -51,9 +53,8 @@ def _masked(value: object) -> str:
     if isinstance(value, SecretStr):
         return "********"
     if isinstance(value, str) and "://" in value:
-        return make_url(value).render_as_string(hide_password=True)
-    if isinstance(value, str) and ":" in value:
-        return f"{value.split(':')[0]}:********"
+        shown = make_url(value).render_as_string(hide_password=True)
+        return re.sub(r"(?<=password=)[^&]*", "***", shown)
     return str(value)
 
 

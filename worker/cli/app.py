@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import admin, enqueue, inspect
+from worker.cli import admin, enqueue, fleet, inspect, operate
 
 app = typer.Typer(
     name="claude-jobs",
@@ -19,6 +19,13 @@ app.command("enqueue")(enqueue.enqueue)
 app.command("enqueue-file")(enqueue.enqueue_file)
 app.command("show")(inspect.show)
 app.command("list")(inspect.list_jobs)
+app.command("status")(fleet.status)
+app.command("health")(fleet.health)
+app.command("cancel")(operate.cancel)
+app.command("failed")(operate.failed)
+app.command("requeue")(operate.requeue)
+app.command("pause")(operate.pause)
+app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, BinaryIO
 from uuid import UUID
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from worker.cli.output import err, money, out, styled_state, table
@@ -90,9 +91,9 @@ def print_summary(ids: Sequence[UUID]) -> None:
     listed = table("task", "state", "error", "jobs>", "calls>", "input>", "output>", "cost>")
     for row in rows:
         listed.add_row(
-            row["task"],
+            escape(row["task"]),
             styled_state(row["state"]),
-            row["error"],
+            escape(row["error"]),
             f"{row['jobs']:,}",
             f"{row['calls']:,}",
             f"{row['input_tokens']:,}",

@@ -95,6 +95,7 @@ def enqueue_file(
         "prompt_version": prompt_version,
         "model": model,
     }
+    kind.check_options(options)
     done = enqueue_lines(kind, _open(file), options, idempotency_prefix)
     _report(done)
     succeeded = True
@@ -151,7 +152,7 @@ def _field(task: AnyTask, key: str, value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -162,7 +163,7 @@ def _json_object(source: str) -> dict[str, Any]:
         raise InvalidInput(f"cannot read {source}: {error}") from None
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{source} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise InvalidInput(f"{source} must hold a JSON object with the task's fields")

@@ -56,13 +56,14 @@ def show(
 
 def _facts(job: RowMapping) -> list[tuple[str, str]]:
     prompt = job["result_prompt_version"] or job["prompt_version"] or "current"
+    model = job["result_model"] or job["model"] or "of the prompt"
     return [
         ("job", str(job["id"])),
-        ("task", job["task"]),
+        ("task", escape(job["task"])),
         ("state", styled_state(job["state"])),
         ("attempts", f"{job['attempt']} of {job['max_attempts']}, {job['rescues']} rescues"),
         ("user", escape(job["user_id"] or "-")),
-        ("prompt", f"{prompt}, model {job['result_model'] or job['model'] or 'of the prompt'}"),
+        ("prompt", escape(f"{prompt}, model {model}")),
         ("created", when(job["created_at"])),
         ("started", when(job["started_at"])),
         ("finished", when(job["finished_at"])),
@@ -77,13 +78,13 @@ def _calls(calls: Any) -> Any:
         listed.add_row(
             f"{call['attempt']}.{call['call']}",
             call["outcome"],
-            call["model"],
-            f"{call['prompt']}/{call['prompt_version']}",
+            escape(call["model"]),
+            escape(f"{call['prompt']}/{call['prompt_version']}"),
             f"{call['input_tokens']:,}",
             f"{call['output_tokens']:,}",
             money(call["cost_usd"]),
             str(call["latency_ms"] or "-"),
-            call["request_id"] or "-",
+            escape(call["request_id"] or "-"),
         )
     return listed
 
@@ -111,13 +112,13 @@ def list_jobs(
     for row in rows:
         listed.add_row(
             str(row["id"]),
-            row["task"],
+            escape(row["task"]),
             styled_state(row["state"]),
             str(row["attempt"]),
             escape(row["user_id"] or "-"),
             when(row["created_at"]),
             money(row["cost_usd"]),
-            row["error"] or "",
+            escape(row["error"] or ""),
         )
     out.print(listed if rows else "no jobs")
 

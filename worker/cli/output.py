@@ -17,8 +17,10 @@ from worker.storage.engine import transaction
 from worker.storage.schema import require_head
 
 # A pipe has no width: whoever reads it gets whole lines.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(
+    highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240
+)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 STATE_STYLES = {
     "queued": "cyan",

@@ -5,102 +5,115 @@ No transaction is open while Claude is thinking; every write after the claim is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
 from uuid import UUID
 
 import structlog
 
 from worker.claude.call import call_claude
 from worker.claude.clients import ClientStack
+from worker.claude.facts import CallFacts
 from worker.claude.failures import CallFailed
-from worker.claude.pricing import PRICE_VERSION, cost_usd
-from worker.claude.reply import Reply, describe
+from worker.claude.inflight import CallControl, Watchdog
+from worker.engine.holdings import Holdings
 from worker.engine.judge import Rejected, judge
-from worker.engine.policy import decide
-from worker.engine.prepare import Prepared, Preparer, Unrunnable
-from worker.errors import Fail, Failure, Retry, Snooze
+from worker.engine.patience import persistently
+from worker.engine.prepare import Preparer, Unrunnable
+from worker.engine.registry import AnyTask
+from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler, record_of
+from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
-from worker.storage.claim import Claim, claim_job, open_call
+from worker.storage.claim import claim_job, open_call
+from worker.storage.dispatch import recall
 from worker.storage.engine import transaction
 from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended. `not_ours`: another worker has the job, or it needs no attempt."""
-
-    state: Literal["succeeded", "retry", "snoozed", "failed", "not_ours"]
-    failure: Failure | None = None
-    after: float | None = None
-
-
-NOT_OURS = Ended("not_ours")
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCall:
-    """A claimed job whose usage row is `in_flight`."""
-
-    claim: Claim
-    prepared: Prepared
-    usage_id: int
+#: A job that was claimed just before its task was paused; the relay holds it from then on.
+_PAUSED_SECONDS = 1.0
 
 
 class Attempts:
     """Runs attempts for one worker process; safe to use from any number of threads."""
 
     def __init__(
-        self, settings: Settings, preparer: Preparer, clients: ClientStack, worker: str
+        self,
+        settings: Settings,
+        preparer: Preparer,
+        clients: ClientStack,
+        holdings: Holdings,
+        watchdog: Watchdog,
+        worker: str,
     ) -> None:
         self._settings = settings
         self._preparer = preparer
         self._clients = clients
+        self._holdings = holdings
+        self._watchdog = watchdog
+        self._settler = Settler(holdings)
         self._worker = worker
 
-    def run(self, job_id: UUID) -> Ended:
+    def run(self, task: AnyTask, job_id: UUID) -> Ended:
         """Take the job through one attempt and say how it ended."""
-        opened = self._claim(job_id)
+        if self._holdings.draining.is_set():
+            return _hand_back(job_id)
+        opened = persistently(lambda: self._claim(task, job_id), self._holdings.ending)
         if isinstance(opened, Ended):
             return opened
+        control = CallControl()
+        with self._holdings.holding(opened.claim, control), self._watchdog.watching(control):
+            if self._holdings.ending.is_set():
+                control.abort("shutdown")
+            return self._call_and_settle(opened, control)
+
+    def _call_and_settle(self, opened: OpenCall, control: CallControl) -> Ended:
         task = opened.prepared.task
+        timeout = max(0.0, min(task.call_timeout, opened.seconds_left()))
         try:
-            reply = call_claude(self._clients, opened.prepared.request, timeout=task.call_timeout)
+            reply = call_claude(
+                self._clients, opened.prepared.request, timeout=timeout, control=control
+            )
         except CallFailed as failed:
             record = CallRecord(
                 outcome=failed.outcome,
                 request_id=failed.failure.request_id,
                 latency_ms=failed.latency_ms,
             )
-            return self._settle_failure(opened, record, failed.failure, failed.retryable)
+            return self._settler.after_failure(opened, record, failed.failure, failed.facts)
         try:
             output = judge(reply, task.output, task.checks, opened.prepared.input)
         except Rejected as rejected:
-            record = _record(reply, rejected.outcome)
-            return self._settle_failure(opened, record, rejected.failure, rejected.retryable)
-        return self._succeed(opened, reply, output.model_dump_json())
+            record = record_of(reply, rejected.outcome)
+            facts = CallFacts("transient" if rejected.retryable else "terminal")
+            return self._settler.after_failure(opened, record, rejected.failure, facts)
+        return self._settler.succeed(opened, reply, output.model_dump_json())
 
-    def _claim(self, job_id: UUID) -> OpenCall | Ended:
+    def _claim(self, task: AnyTask, job_id: UUID) -> OpenCall | Ended:
+        """Claim the job and open its usage row, in one transaction."""
         with transaction() as connection:
             claim = claim_job(
                 connection,
                 job_id,
                 worker=self._worker,
                 lease_seconds=self._settings.lease_seconds,
+                deadline_seconds=task.deadline,
             )
             if claim is None:
                 return NOT_OURS
             try:
                 prepared = self._preparer.prepare(claim)
             except Unrunnable as error:
-                settle.fail(
-                    connection, claim, None, None, error=error.failure.as_json(claim.attempt)
+                failure = error.failure
+                settle.fail(connection, claim, None, None, error=failure.as_json(claim.attempt))
+                log.error("job failed", error=failure.type, summary=failure.summary)
+                return Ended("failed", failure)
+            if pause := claim.is_paused(prepared.request.model):
+                failure = Failure("paused", f"{pause} is paused")
+                settle.requeue(
+                    connection, claim, None, None, after=0, error=None, refund_attempt=True
                 )
-                log.error("job failed", error=error.failure.type, summary=error.failure.summary)
-                return Ended("failed", error.failure)
+                return Ended("snoozed", failure, _PAUSED_SECONDS)
             usage_id = open_call(
                 connection,
                 claim,
@@ -112,85 +125,9 @@ class Attempts:
             )
         return OpenCall(claim, prepared, usage_id)
 
-    def _succeed(self, opened: OpenCall, reply: Reply, output: str) -> Ended:
-        prompt = opened.prepared.prompt
-        with transaction() as connection:
-            held = settle.succeed(
-                connection,
-                opened.claim,
-                opened.usage_id,
-                _record(reply, "ok"),
-                output=output,
-                prompt=prompt.name,
-                prompt_version=prompt.version,
-                model=reply.model,
-            )
-        if not held:
-            return _lost_claim()
-        log.info("job succeeded", attempt=opened.claim.attempt, **describe(reply))
-        return Ended("succeeded")
 
-    def _settle_failure(
-        self, opened: OpenCall, record: CallRecord, failure: Failure, retryable: bool
-    ) -> Ended:
-        claim = opened.claim
-        decision = decide(
-            retryable=retryable,
-            attempt=claim.attempt,
-            max_attempts=claim.max_attempts,
-            pause=self._settings.retry_seconds,
-        )
-        error = failure.as_json(claim.attempt)
-        facts = {"error": failure.type, "summary": failure.summary, "attempt": claim.attempt}
-        with transaction() as connection:
-            if isinstance(decision, Fail):
-                held = settle.fail(connection, claim, opened.usage_id, record, error=error)
-            else:
-                held = settle.requeue(
-                    connection,
-                    claim,
-                    opened.usage_id,
-                    record,
-                    after=decision.after,
-                    error=error,
-                    refund_attempt=isinstance(decision, Snooze),
-                )
-        if not held:
-            return _lost_claim()
-        match decision:
-            case Fail():
-                log.error("job failed", **facts)
-                return Ended("failed", failure)
-            case Retry(after):
-                log.warning("attempt failed, will retry", after=after, **facts)
-                return Ended("retry", failure, after)
-            case Snooze(after):
-                log.info("job snoozed", after=after, **facts)
-                return Ended("snoozed", failure, after)
-
-
-def _lost_claim() -> Ended:
-    log.warning("claim lost: another worker has the job, nothing was written")
+def _hand_back(job_id: UUID) -> Ended:
+    """Give a job whose message came too late to a worker that is not shutting down."""
+    with transaction() as connection:
+        recall(connection, [job_id])
     return NOT_OURS
-
-
-def _record(reply: Reply, outcome: str) -> CallRecord:
-    tokens = reply.tokens
-    return CallRecord(
-        outcome=outcome,
-        request_id=reply.request_id,
-        model=reply.model,
-        input_tokens=tokens.input,
-        cache_read_tokens=tokens.cache_read,
-        cache_write_5m_tokens=tokens.cache_write_5m,
-        cache_write_1h_tokens=tokens.cache_write_1h,
-        output_tokens=tokens.output,
-        thinking_tokens=tokens.thinking,
-        cost_usd=cost_usd(reply.model, tokens),
-        price_version=PRICE_VERSION,
-        stop_reason=reply.stop_reason,
-        service_tier=reply.service_tier,
-        latency_ms=reply.latency_ms,
-        first_token_ms=reply.first_token_ms,
-        complete=True,
-    )

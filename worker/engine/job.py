@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from worker.errors import JobCancelled, JobFailed, WaitTimeout
 from worker.storage import read
+from worker.storage.control import cancel_jobs
 from worker.storage.engine import transaction
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class Job(Generic[Output]):
         """
         with transaction() as connection:
             return str(read.outcome(connection, self.id)["state"])
+
+    def cancel(self) -> str:
+        """Ask for the job to end; returns its state now.
+
+        A queued job is `cancelled` at once, a running one within seconds: its connection to
+        Claude is closed, so that nothing more is generated. A final state stays as it is.
+        """
+        with transaction() as connection:
+            states = cancel_jobs(connection, [self.id])
+        return states.get(self.id) or self.state
 
     def wait(self, timeout: float | None = None) -> Output:
         """Wait up to `timeout` seconds (None: for ever) and return the validated output.

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from worker.engine.prompts import PromptLibrary, version_key
 from worker.errors import ConfigurationError
 
 _FILE = "versions.lock"
+_LOCK = TypeAdapter(dict[str, str])
 
 
 def lock(prompts: PromptLibrary, folder: Path) -> list[str]:
@@ -49,15 +52,15 @@ def check(prompts: PromptLibrary, folder: Path) -> None:
 def _refuse_changes(prompts: PromptLibrary, locked: dict[str, str]) -> None:
     current = _hashes(prompts)
     for name, digest in locked.items():
-        prompt, version = name.split("/")
         if name not in current:
             raise ConfigurationError(
                 f"prompt {name} was released and is gone: rows refer to it, so restore the file"
             )
         if current[name] != digest:
+            prompt = name.partition("/")[0]
             raise ConfigurationError(
                 f"prompt {name} was released and has been edited: restore it and put the change "
-                f"into a new file, prompts/{prompt}/{_next(version)}.toml"
+                f"into a new file, prompts/{prompt}/{_next(prompts.versions(prompt)[-1])}.toml"
             )
 
 
@@ -75,7 +78,7 @@ def _read(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        locked: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
-    return locked
+        return _LOCK.validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise ConfigurationError(f"{path} is not a lock file: {reason}") from None

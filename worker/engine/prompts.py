@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from worker.errors import ConfigurationError, UnknownPromptVersion
 from worker.settings import get_settings
 
-_VERSION = re.compile(r"\d+(\.\d+)*")
+_VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 #: The one variable that a system prompt may use: the JSON schema of the task's output.

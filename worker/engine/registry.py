@@ -58,6 +58,10 @@ class Registry(Mapping[str, AnyTask]):
                 f"unknown task {name!r}; there are {', '.join(sorted(self._tasks))}"
             ) from None
 
+    def models(self) -> dict[str, str]:
+        """The model that each task runs on unless a job says otherwise."""
+        return {name: self.prompts.get(task.prompt).file.model for name, task in self.items()}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tasks)
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from worker.engine.checks import in_words, problems_of, unstorable
 from worker.engine.job import Job
+from worker.engine.policy import DEFAULT_BACKOFF, Backoff
 from worker.engine.prompts import get_prompts
 from worker.errors import ConfigurationError, InvalidInput
 from worker.settings import get_settings
@@ -53,7 +54,9 @@ class Task(Generic[Input, Output]):
         prompt: the folder under `prompts/`; the task's name unless given.
         checks: functions `(input, output) -> None | "what is wrong"`, run on every reply.
         max_attempts: how many attempts a job gets before it fails.
-        call_timeout: seconds that one call to Claude may take.
+        call_timeout: seconds that one call to Claude may take, by the wall clock.
+        deadline: seconds from its first claim after which a job is not tried again.
+        backoff: the pauses between attempts.
     """
 
     name: str
@@ -63,13 +66,15 @@ class Task(Generic[Input, Output]):
     checks: Sequence[Callable[[Input, Output], str | None]] = ()
     max_attempts: int = 5
     call_timeout: float = 120.0
+    deadline: float = 24 * 3600.0
+    backoff: Backoff = DEFAULT_BACKOFF
 
     def __post_init__(self) -> None:
         if not self.prompt:
             object.__setattr__(self, "prompt", self.name)
         if not self.name.isidentifier() or self.name != self.name.lower():
             raise ConfigurationError(f"task {self.name!r}: a name is lower_case_with_underscores")
-        options = set(inspect.signature(self.enqueue).parameters) - {"values"}
+        options = set(inspect.signature(Task.enqueue).parameters) - {"values"}
         if clash := sorted(self.fields & options):
             raise ConfigurationError(
                 f"task {self.name}: the input field {clash[0]!r} is an option of enqueue(): "
@@ -98,18 +103,28 @@ class Task(Generic[Input, Output]):
             return self.input.model_validate_json(json.dumps(values))
         except ValidationError as error:
             raise InvalidInput(f"{self.name}: {in_words(problems_of(error))}") from None
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidInput(f"{self.name}: the input is not JSON: {error}") from None
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Check what `enqueue` takes besides the input.
+
+        Raises:
+            InvalidInput: an option is wrong.
+            UnknownPromptVersion: the prompt has no such version.
+        """
+        _check_options(options)
+        if version := options.get("prompt_version"):
+            get_prompts().get(self.prompt, version)
 
     def new_job(self, values: Mapping[str, Any], **options: Any) -> NewJob:
         """A validated job, not inserted yet; `options` as for `enqueue`.
 
         Raises:
-            InvalidInput: a field is wrong, or the input is too large.
+            InvalidInput: a field or an option is wrong, or the input is too large.
             UnknownPromptVersion: the prompt has no such version.
         """
-        if version := options.get("prompt_version"):
-            get_prompts().get(self.prompt, version)
+        self.check_options(options)
         document = self.parse_input(values).model_dump_json()
         size, limit = len(document.encode()), get_settings().max_input_bytes
         if size > limit:
@@ -163,9 +178,9 @@ class Task(Generic[Input, Output]):
         job = self.new_job(
             values,
             user_id=user_id,
-            priority=_checked_priority(priority),
-            lane=_checked_lane(lane),
-            run_at=_checked_time(run_at),
+            priority=priority,
+            lane=lane,
+            run_at=run_at,
             idempotency_key=idempotency_key,
             prompt_version=prompt_version,
             model=model,
@@ -192,19 +207,18 @@ class Task(Generic[Input, Output]):
         return insert_jobs(connection, jobs)
 
 
-def _checked_priority(priority: int) -> int:
-    if not 0 <= priority <= 32767:
+def _check_options(options: Mapping[str, Any]) -> None:
+    """What Pydantic does for the input; options come from the command line and from messages."""
+    if problem := unstorable(dict(options)):
+        raise InvalidInput(problem)
+    priority = options.get("priority", 100)
+    if not isinstance(priority, int) or not 0 <= priority <= 32767:
         raise InvalidInput(f"priority {priority} is not between 0 (first) and 32767")
-    return priority
-
-
-def _checked_lane(lane: str) -> str:
-    if lane not in ("interactive", "batch"):
+    if (lane := options.get("lane", "interactive")) not in ("interactive", "batch"):
         raise InvalidInput(f"lane {lane!r} is neither 'interactive' nor 'batch'")
-    return lane
-
-
-def _checked_time(run_at: datetime | None) -> datetime | None:
+    run_at = options.get("run_at")
     if run_at is not None and run_at.tzinfo is None:
         raise InvalidInput("run_at has no time zone: use datetime.now(timezone.utc) + …")
-    return run_at
+    attempts = options.get("max_attempts")
+    if attempts is not None and not 0 < attempts < 1000:
+        raise InvalidInput(f"max_attempts {attempts} is not between 1 and 999")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.engine.registry import Registry
+from worker.errors import ConfigurationError
 from worker.settings import Settings
 
 
@@ -35,11 +37,26 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def check_visibility(settings: Settings, registry: Registry) -> None:
+    """Check that Redis does not deliver a message again while its job still runs.
+
+    Raises:
+        ConfigurationError: a task's call may take longer than the visibility timeout.
+    """
+    limit = settings.visibility_seconds
+    for task in registry.values():
+        if task.call_timeout >= limit:
+            raise ConfigurationError(
+                f"task {task.name}: call_timeout={task.call_timeout:g} s is not below the "
+                f"visibility timeout of {limit:g} s: raise CLAUDE_JOBS_VISIBILITY_SECONDS"
+            )
+
+
 def _transport_options(settings: Settings) -> dict[str, Any]:
     if not settings.broker_url.startswith(("redis", "unix")):
         return {}
     return {
-        "visibility_timeout": 3600,
+        "visibility_timeout": settings.visibility_seconds,
         "max_connections": settings.concurrency + 20,
         # How often a dead worker's messages are looked for; by default every 100 s.
         "unacked_restore_interval": 5,

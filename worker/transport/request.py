@@ -14,7 +14,9 @@ import structlog
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
-from worker.engine.intake import job_id_for, keep_unknown_task
+from worker.engine.intake import adopt, job_id_for, keep_unknown_task
+from worker.storage.control import cancel_jobs
+from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +32,24 @@ class JobRequest(Request):  # type: ignore[misc]
             self._kwargsrepr = "{}"
             # The tracer reads the request's own copy when it reports an outcome.
             self._request_dict.update(argsrepr=bare_id, kwargsrepr="{}")
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """`revoke(terminate=True)`: threads cannot be killed, but the call can be ended."""
+        self._cancel()
+
+    def _announce_revoked(self, reason: str, *args: Any) -> None:
+        # A revoked message is dropped by Celery. Its job must not wait for it for ever.
+        super()._announce_revoked(reason, *args)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        job_id = job_id_for(self.id)
+        args, values = self._message.payload[:2]
+        if tuple(args) != (str(job_id),):
+            adopt(self.task.kind, job_id, args, values)
+        with transaction() as connection:
+            states = cancel_jobs(connection, [job_id])
+        log.warning("revoked: job cancelled", job=str(job_id), state=states.get(job_id, "final"))
 
 
 class JobConsumer(Consumer):  # type: ignore[misc]

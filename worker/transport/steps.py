@@ -1,33 +1,101 @@
-"""What a worker runs besides tasks, as Celery boot steps."""
+"""What a worker runs besides tasks, as a Celery boot step."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import structlog
 from celery import bootsteps, signals
 
+from worker.engine.holdings import Holdings
+from worker.engine.leases import LeaseLoop
+from worker.engine.maintenance import MaintenanceLoop
 from worker.engine.relay import Relay
-from worker.settings import get_settings
-from worker.transport.publish import publisher
+from worker.settings import Settings
+from worker.storage.engine import transaction
+from worker.storage.leases import remove_worker
+
+log = structlog.get_logger(__name__)
 
 
-class RelayStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The relay starts with the pool and ends as soon as the worker begins to shut down."""
+class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Relay, leases and maintenance start with the pool.
+
+    On SIGTERM the worker stops dispatching and claiming, lets running calls finish for a grace
+    period, and cuts off the rest: their jobs go back to the queue and cost no attempt.
+    """
 
     requires = ("celery.worker.components:Pool",)
 
+    #: Set by the composition root before the worker starts.
+    build: Callable[[Any], Engine]
+
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._relay = Relay(get_settings(), publisher(parent.app))
+        self._engine: Engine | None = None
 
     def start(self, parent: Any) -> None:
-        signals.worker_shutting_down.connect(self._end, weak=False)
-        self._relay.start()
+        self._engine = type(self).build(parent)
+        signals.worker_shutting_down.connect(self._engine.drain, weak=False)
+        self._engine.start()
 
     def stop(self, parent: Any) -> None:
-        self._relay.stop()
+        if self._engine is not None:
+            self._engine.stop()
 
     terminate = stop
 
-    def _end(self, **_: Any) -> None:
+
+class Engine:
+    """The loops of a worker process and the claims that they look after."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        holdings: Holdings,
+        relay: Relay,
+        *,
+        worker: str,
+        slots: int,
+    ) -> None:
+        self._settings = settings
+        self._holdings = holdings
+        self._relay = relay
+        self._worker = worker
+        self._leases = LeaseLoop(settings, holdings, worker, slots)
+        self._maintenance = MaintenanceLoop(settings, holdings, slots)
+
+    def start(self) -> None:
+        """Start all loops."""
+        self._leases.start()
+        self._maintenance.start()
+        self._relay.start()
+
+    def drain(self, **_: Any) -> None:
+        """Take no more work; cut off what still runs when the grace period is over."""
+        if self._holdings.draining.is_set():
+            return
+        self._holdings.draining.set()
         self._relay.stop(timeout=0)
+        self._maintenance.stop(timeout=0)
+        grace = self._settings.shutdown_grace_seconds
+        log.info("shutting down", running=len(self._holdings.claims()), grace_seconds=grace)
+        timer = threading.Timer(grace, self._cut_off)
+        timer.daemon = True
+        timer.start()
+
+    def stop(self) -> None:
+        """End the loops; called when no task runs any more."""
+        self._relay.stop()
+        self._maintenance.stop()
+        self._leases.stop()
+        with transaction() as connection:
+            remove_worker(connection, self._worker)
+
+    def _cut_off(self) -> None:
+        if claims := self._holdings.claims():
+            log.warning("grace period over: calls are cut off", calls=len(claims))
+        self._holdings.ending.set()
+        self._holdings.abort_all("shutdown")

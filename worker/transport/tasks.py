@@ -10,9 +10,9 @@ import celery
 import structlog
 from celery.exceptions import Ignore, Retry
 
-from worker.engine.attempt import Ended
 from worker.engine.intake import adopt, job_id_for
 from worker.engine.registry import AnyTask
+from worker.engine.settling import Ended
 from worker.errors import Failure, JobFailed
 
 
@@ -27,9 +27,12 @@ class JobTask(celery.Task):  # type: ignore[misc]
     ignore_result = True
     max_retries = None
 
+    #: The kind of job, for what handles a message before the task runs.
+    kind: AnyTask
+
 
 def register(
-    app: celery.Celery, task: AnyTask, run_attempt: Callable[[UUID], Ended]
+    app: celery.Celery, task: AnyTask, run_attempt: Callable[[AnyTask, UUID], Ended]
 ) -> celery.Task:
     """Add `task` to `app`, under its own name."""
 
@@ -40,9 +43,9 @@ def register(
                 user_id = (self.request.headers or {}).get("user_id")
                 if failure := adopt(task, job_id, args, values, user_id):
                     _fail(task, failure)
-            _report(task, run_attempt(job_id))
+            _report(task, run_attempt(task, job_id))
 
-    return app.task(run, name=task.name, base=JobTask, bind=True)
+    return app.task(run, name=task.name, base=JobTask, bind=True, kind=task)
 
 
 def _is_ours(args: tuple[Any, ...], values: dict[str, Any], job_id: UUID) -> bool:
@@ -54,7 +57,7 @@ def _report(task: AnyTask, ended: Ended) -> None:
     match ended.state:
         case "succeeded":
             return
-        case "not_ours":
+        case "not_ours" | "cancelled":
             raise Ignore()
         case "retry" | "snoozed":
             # Raised, not published: the row's run_at brings the job back, the message is acked.

@@ -1,0 +1,185 @@
+"""How an attempt ends: what is written, and what Celery is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+from sqlalchemy import Connection
+
+from worker.claude.facts import CallFacts
+from worker.claude.pricing import PRICE_VERSION, cost_usd
+from worker.claude.reply import Reply, describe
+from worker.engine.holdings import Holdings
+from worker.engine.patience import persistently
+from worker.engine.policy import Budget, decide
+from worker.engine.prepare import Prepared
+from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, Snooze
+from worker.storage import control, settle
+from worker.storage.claim import Claim
+from worker.storage.engine import transaction
+from worker.storage.settle import CallRecord
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended. `not_ours`: another worker has the job, or it needs no attempt."""
+
+    state: Literal["succeeded", "retry", "snoozed", "failed", "cancelled", "not_ours"]
+    failure: Failure | None = None
+    after: float | None = None
+
+
+NOT_OURS = Ended("not_ours")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A claimed job whose usage row is `in_flight`."""
+
+    claim: Claim
+    prepared: Prepared
+    usage_id: int
+    opened_at: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float:
+        """Until the job's deadline."""
+        return self.claim.seconds_left - (time.monotonic() - self.opened_at)
+
+
+class Settler:
+    """Writes outcomes, through outages if need be."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    def succeed(self, opened: OpenCall, reply: Reply, output: str) -> Ended:
+        """Store the validated output and end the job."""
+        prompt = opened.prepared.prompt
+        record = record_of(reply, "ok")
+        held = self._write(
+            lambda connection: settle.succeed(
+                connection,
+                opened.claim,
+                opened.usage_id,
+                record,
+                output=output,
+                prompt=prompt.name,
+                prompt_version=prompt.version,
+                model=reply.model,
+            )
+        )
+        if not held:
+            return _lost_claim()
+        log.info("job succeeded", attempt=opened.claim.attempt, **describe(reply))
+        return Ended("succeeded")
+
+    def after_failure(
+        self, opened: OpenCall, record: CallRecord, failure: Failure, facts: CallFacts
+    ) -> Ended:
+        """Decide what follows a failed call, and write it."""
+        claim, task = opened.claim, opened.prepared.task
+        decision = decide(facts, _budget(opened), task.backoff)
+        error = failure.as_json(claim.attempt)
+        logged = {"error": failure.type, "summary": failure.summary, "attempt": claim.attempt}
+
+        def requeue(after: float, *, refund: bool) -> bool:
+            return self._write(
+                lambda connection: settle.requeue(
+                    connection,
+                    claim,
+                    opened.usage_id,
+                    record,
+                    after=after,
+                    error=error,
+                    refund_attempt=refund,
+                )
+            )
+
+        match decision:
+            case Fail():
+                held = self._write(
+                    lambda c: settle.fail(c, claim, opened.usage_id, record, error=error)
+                )
+                log.error("job failed", **logged)
+                ended = Ended("failed", failure)
+            case Retry(after):
+                held = requeue(after, refund=False)
+                log.warning("attempt failed, will retry", after=round(after, 3), **logged)
+                ended = Ended("retry", failure, after)
+            case Snooze(after):
+                held = requeue(after, refund=True)
+                log.info("job snoozed", after=round(after, 3), **logged)
+                ended = Ended("snoozed", failure, after)
+            case PauseQueue(reason):
+                # First the pause: the job is due again at once, and must not be dispatched.
+                self._pause_everything(reason, failure)
+                held = requeue(0.0, refund=True)
+                ended = Ended("snoozed", failure, 0.0)
+            case Cancelled():
+                held = self._write(lambda c: settle.cancel(c, claim, opened.usage_id, record))
+                log.info("job cancelled", **logged)
+                ended = Ended("cancelled", failure)
+            case Abandon():
+                return _lost_claim()
+        return ended if held else _lost_claim()
+
+    def _write(self, statement: Callable[[Connection], bool]) -> bool:
+        def write() -> bool:
+            with transaction() as connection:
+                return statement(connection)
+
+        return persistently(write, self._holdings.ending)
+
+    def _pause_everything(self, reason: str, failure: Failure) -> None:
+        with transaction() as connection:
+            message = f"{reason}: {failure.message or failure.summary}"
+            first = control.pause(connection, "all", "", reason=message, by="claude-jobs")
+        if first:
+            log.critical(
+                "EVERYTHING IS PAUSED: raise the limit, then run `claude-jobs resume`",
+                reason=reason,
+                request_id=failure.request_id,
+            )
+
+
+def record_of(reply: Reply, outcome: str) -> CallRecord:
+    """The usage columns of a call whose reply arrived whole."""
+    tokens = reply.tokens
+    return CallRecord(
+        outcome=outcome,
+        request_id=reply.request_id,
+        model=reply.model,
+        input_tokens=tokens.input,
+        cache_read_tokens=tokens.cache_read,
+        cache_write_5m_tokens=tokens.cache_write_5m,
+        cache_write_1h_tokens=tokens.cache_write_1h,
+        output_tokens=tokens.output,
+        thinking_tokens=tokens.thinking,
+        cost_usd=cost_usd(reply.model, tokens),
+        price_version=PRICE_VERSION,
+        stop_reason=reply.stop_reason,
+        service_tier=reply.service_tier,
+        latency_ms=reply.latency_ms,
+        first_token_ms=reply.first_token_ms,
+        complete=True,
+    )
+
+
+def _budget(opened: OpenCall) -> Budget:
+    claim = opened.claim
+    return Budget(
+        attempt=claim.attempt,
+        max_attempts=claim.max_attempts,
+        seconds_left=opened.seconds_left(),
+    )
+
+
+def _lost_claim() -> Ended:
+    log.warning("claim lost: another worker has the job, nothing was written")
+    return NOT_OURS
