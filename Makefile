@@ -14,8 +14,8 @@ install: $(READY)  ## set up .venv from the lock file
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "claude-jobs needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Setting up $(VENV) (once)"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "Setting up $(VENV)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

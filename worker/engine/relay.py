@@ -27,8 +27,8 @@ _FULL_PAUSE = 0.05
 #: The pause after the broker failed.
 _OUTAGE_PAUSE = 1.0
 
-#: Publishes the messages in order and returns how many were sent before the broker failed.
-Publish = Callable[[Sequence[Dispatched]], int]
+#: Publishes the messages in order; False when the broker failed, and any may have been lost.
+Publish = Callable[[Sequence[Dispatched]], bool]
 
 
 class Relay(Loop):
@@ -75,14 +75,15 @@ class Relay(Loop):
         return 0.0
 
     def _publish_all(self, jobs: Sequence[Dispatched]) -> bool:
-        sent = self._publish(jobs) if jobs else 0
-        if sent == len(jobs):
-            if self._broker_down and jobs:
+        if not jobs:
+            return True
+        if self._publish(jobs):
+            if self._broker_down:
                 self._broker_down = False
                 log.info("the broker is back")
             return True
         with transaction() as connection:
-            recall(connection, [job.id for job in jobs[sent:]])
+            recall(connection, [job.id for job in jobs])
         if not self._broker_down:
             self._broker_down = True
             log.error("broker unreachable: jobs wait in Postgres")

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
 from worker.engine.relay import Publish
 from worker.storage.dispatch import Dispatched
 
 log = structlog.get_logger(__name__)
 
-#: Once more over a fresh connection; then the row goes back and the relay waits.
-_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0}
+#: The second try goes over a fresh connection: the first may have met one that had died idle.
+_TRIES = 2
 
 
 def publisher(app: Celery) -> Publish:
-    """A function that publishes jobs through `app`'s connection pool."""
+    """A function that publishes jobs through `app`'s connection pool, as one batch.
 
-    def publish(jobs: Sequence[Dispatched]) -> int:
-        sent = 0
-        try:
-            with app.producer_pool.acquire(block=True) as producer:
-                for job in jobs:
-                    _send(app, producer, job)
-                    sent += 1
-        except (OperationalError, OSError) as error:
-            log.debug("publish failed", error=repr(error))
-        return sent
+    Of a batch that fails nobody knows what was delivered. It counts as not sent: the jobs go
+    back to the queue, and a message that did arrive finds no job to claim.
+    """
+
+    def publish(jobs: Sequence[Dispatched]) -> bool:
+        for _ in range(_TRIES):
+            try:
+                with (
+                    app.producer_pool.acquire(block=True) as producer,
+                    producer.batch(max_size=len(jobs)),
+                ):
+                    for job in jobs:
+                        _send(app, producer, job)
+            except (KombuError, OSError, *app.connection_for_write().connection_errors) as error:
+                log.debug("publish failed", error=repr(error))
+            else:
+                return True
+        return False
 
     return publish
 
 
-def _send(app: Celery, producer: object, job: Dispatched) -> None:
+def _send(app: Celery, producer: Any, job: Dispatched) -> None:
     # The reprs are what Flower shows as arguments; the body stays the bare id.
     shown = {"prompt_version": job.prompt_version, "user": job.user_id}
     app.send_task(
@@ -45,7 +54,6 @@ def _send(app: Celery, producer: object, job: Dispatched) -> None:
         retries=job.attempt,
         argsrepr=f"('{job.id}',)",
         kwargsrepr=repr({key: value for key, value in shown.items() if value}),
-        retry=True,
-        retry_policy=_RETRY_POLICY,
+        retry=False,
         ignore_result=True,
     )

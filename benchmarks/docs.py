@@ -1,0 +1,90 @@
+"""`--write-docs`: docs/benchmarks.md, made from a run and never by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.bars import Verdict
+from benchmarks.report import Shown, tables
+
+_HEAD = """\
+# What a job costs
+
+Made by `make bench` (`.venv/bin/python -m benchmarks --write-docs`); do not edit. Everything is
+measured beside a plain Celery task on the same servers in the same run. The absolute numbers are
+this machine's; the ratios are what to trust.
+"""
+
+_HOW = """\
+## What is compared
+
+**claude-jobs**: a worker as shipped, `classify_ticket` – the shortest task, where overhead weighs
+most. The job is claimed and its usage row committed *before* the call; afterwards the reply is
+validated and checked, priced, and one statement writes result, usage and state. Events for Flower
+are on.
+
+**Plain Celery** (`benchmarks/plain/`): the same prompt, input, schema and model; a retry loop with
+backoff and jitter around `messages.create` of one shared SDK client, `json.loads`, Pydantic, two
+rows by the SQLAlchemy ORM and a commit. Celery's defaults, threads pool, as many threads and
+database connections as the other side, one line of log a job as on the other side; events on as
+well, unless it says "nothing for Flower". It has no claim, lease, price or check, does not know of
+a call before it returns, and loses the job with its worker.
+
+**How**: both workers are up and warm; the jobs wait where no worker sees them (an open transaction;
+a list under another name) and are let go at once. CPU is the user and system time of the worker's
+process tree, from then until all rows are committed. Rounds alternate, and a ratio is that of two
+neighbouring rounds. Call starts are read from the ledger of the simulated Claude, by the same
+clock.
+
+**What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
+so jobs/s is what all of them manage together, not what one worker could do alone. The network is
+loopback without TLS. Postgres runs with `fsync` on, Valkey with an append-only file synced every
+second. The load average was {load} when the run began.
+"""
+
+
+def document(results: dict[str, Any], verdicts: list[Verdict]) -> str:
+    """The whole document."""
+    where = results["conditions"]
+    parts = [_HEAD, "## Bars\n", _bars(verdicts), _shortfalls(verdicts)]
+    parts += ["## Numbers\n"]
+    for shown in tables(results):
+        parts += [f"**{shown.title}**\n", _markdown(shown)]
+    parts += [_HOW.format(cores=where["cores"], load=where["load_before"])]
+    parts += ["## Conditions\n", _conditions(where)]
+    return "\n".join(parts)
+
+
+def _bars(verdicts: list[Verdict]) -> str:
+    rows = [
+        (verdict.what, verdict.bar, verdict.measured, "met" if verdict.met else "**missed**")
+        for verdict in verdicts
+    ]
+    return _markdown(Shown("", ("bar", "asked", "measured", ""), rows))
+
+
+def _shortfalls(verdicts: list[Verdict]) -> str:
+    missed = [verdict for verdict in verdicts if not verdict.met]
+    if not missed:
+        return "Nothing fell short in this run.\n"
+    listed = "".join(f"- {v.what}: {v.measured}, asked {v.bar}\n" for v in missed)
+    return f"What falls short:\n\n{listed}"
+
+
+def _markdown(shown: Shown) -> str:
+    lines = [
+        "| " + " | ".join(shown.columns) + " |",
+        "|---" + "|--:" * (len(shown.columns) - 1) + "|",
+        *("| " + " | ".join(row) + " |" for row in shown.rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _conditions(where: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
+    return (
+        f"{where['date']}, commit {where['commit']}; "
+        f"{where['cores']} cores ({where['cpu']}), {where['memory_gb']} GB, {where['system']}; "
+        f"Python {where['python']}, Postgres {where['postgres']}, Valkey {where['valkey']}; "
+        f"{packages}.\n"
+    )
