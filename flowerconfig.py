@@ -26,6 +26,6 @@ max_tasks = 10_000
 max_workers = 500
 purge_offline_workers = 600
 
-# The arguments are the job's id, its pinned prompt version and the user; never an input.
-tasks_columns = "name,uuid,state,args,kwargs,retries,received,started,runtime,worker,exception"
+# The uuid is the job's id; kwargs hold its prompt version and the user, never an input.
+tasks_columns = "name,uuid,state,kwargs,retries,received,started,runtime,worker,exception"
 natural_time = True

@@ -30,11 +30,9 @@ def prompt_segments(payload: Mapping[str, Any]) -> Iterator[Segment]:
 
 
 def user_text(payload: Mapping[str, Any]) -> str:
-    """All that the user said in the last user message: what a reply is about."""
-    for message in reversed(payload["messages"]):
-        if message["role"] == "user":
-            return "\n".join(segment.text for segment in _blocks(message["content"]))
-    return ""
+    """All that the user said, a correction after the question: what a reply is about."""
+    said = (m["content"] for m in payload["messages"] if m["role"] == "user")
+    return "\n".join(segment.text for content in said for segment in _blocks(content))
 
 
 def _blocks(content: Any) -> Iterator[Segment]:

@@ -94,7 +94,7 @@ def test_a_failed_call_is_tried_again_and_every_call_has_its_row(claude: Simulat
 
     row, calls = details(job)
     assert [call["outcome"] for call in calls] == ["overloaded", "invalid_output", "ok"]
-    assert row["attempt"] == 3
+    assert [(call["attempt"], call["call"]) for call in calls] == [(1, 1), (2, 1), (2, 2)]
     assert row["error"] is None
     assert [call["request_id"] for call in calls] == [e.request_id for e in claude.ledger()]
 
@@ -110,7 +110,7 @@ def test_a_failure_that_lasts_ends_the_job_with_its_error_as_data(
     with pytest.raises(JobFailed, match="invalid_output") as caught:
         job.wait(timeout=20)
     row, calls = details(job)
-    assert [call["outcome"] for call in calls] == ["invalid_output"] * 2
+    assert [call["outcome"] for call in calls] == ["invalid_output"] * 4  # each one repaired once
     assert caught.value.error == row["error"]
     assert row["error"]["attempt"] == 2
     assert row["error"]["request_id"] == calls[-1]["request_id"]
@@ -129,7 +129,7 @@ def test_a_refusal_is_final(claude: SimulatedClaude) -> None:
     assert len(claude.ledger()) == 1
 
 
-def test_a_failed_check_is_tried_again(claude: SimulatedClaude) -> None:
+def test_a_failed_check_is_repaired(claude: SimulatedClaude) -> None:
     marker = uuid.uuid4().hex
     wrong = (
         '{"category": "made up", "urgency": "low", "sentiment": "neutral", '

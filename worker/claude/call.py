@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import httpx2
 
@@ -12,42 +10,10 @@ from worker.claude.clients import ClientStack
 from worker.claude.failures import aborted, classify
 from worker.claude.inflight import CallControl
 from worker.claude.reply import Reply, read_message
+from worker.claude.request import Request
 
 #: A connection that takes longer is not going to happen.
 _CONNECT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is sent to `POST /v1/messages`.
-
-    `schema` is what `worker.claude.schema.for_api` made of the output model. `user_id` goes out
-    as `metadata.user_id`: it must be an opaque id, never a name or an address.
-    """
-
-    model: str
-    max_tokens: int
-    system: str
-    user: str
-    schema: dict[str, Any]
-    effort: str | None = None
-    user_id: str | None = None
-
-    def parameters(self) -> dict[str, Any]:
-        """The keyword arguments of the SDK's `messages.create`."""
-        output_config: dict[str, Any] = {"format": {"type": "json_schema", "schema": self.schema}}
-        if self.effort:
-            output_config["effort"] = self.effort
-        parameters: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": self.max_tokens,
-            "system": self.system,
-            "messages": [{"role": "user", "content": self.user}],
-            "output_config": output_config,
-        }
-        if self.user_id:
-            parameters["metadata"] = {"user_id": self.user_id}
-        return parameters
 
 
 def call_claude(

@@ -41,12 +41,19 @@ class Block(_Wire):
     text: str | None = None
 
 
+class StopDetails(_Wire):
+    """Why a refusal was one, where the API says."""
+
+    category: str | None = None
+
+
 class WireMessage(_Wire):
     """The body of a 200 from `POST /v1/messages`, as far as it is used here."""
 
     model: str
     content: list[Block]
     stop_reason: str | None = None
+    stop_details: StopDetails | None = None
     usage: WireUsage
 
 
@@ -89,6 +96,7 @@ class Reply:
     request_id: str | None
     latency_ms: int
     first_token_ms: int | None = None
+    refusal_category: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +115,7 @@ def read_message(body: bytes, *, headers: Mapping[str, str], latency_ms: int) ->
         service_tier=message.usage.service_tier,
         request_id=headers.get("request-id"),
         latency_ms=latency_ms,
+        refusal_category=message.stop_details.category if message.stop_details else None,
         headers=headers,
     )
 

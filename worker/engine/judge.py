@@ -1,71 +1,123 @@
-"""From a reply's text to a validated output – or to the reason why there is none."""
+"""Accepting a reply: it is read, then every check of the task looks at it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from worker.claude.reply import Reply
-from worker.engine.checks import in_words, problems_of, unstorable
+from worker.engine.checks import in_words
+from worker.engine.reading import (
+    Empty,
+    Invalid,
+    Reading,
+    Refused,
+    Salvaged,
+    Truncated,
+    Valid,
+    read_reply,
+)
 from worker.errors import Failure
+
+Check = Callable[[Any, Any], str | None]
+Remedy = Literal["repair", "enlarge", "fall_back", "retry", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An output, and what is to be remembered about it."""
+
+    output: BaseModel
+    warnings: list[dict[str, str]] = field(default_factory=list)
 
 
 class Rejected(Exception):
-    """A reply that must not become a result."""
+    """A reply that must not become a result.
 
-    def __init__(self, outcome: str, failure: Failure, *, retryable: bool) -> None:
+    `remedy` is what can be tried within the attempt; `problems` is what a repair is told.
+    """
+
+    def __init__(
+        self,
+        outcome: str,
+        failure: Failure,
+        remedy: Remedy,
+        problems: list[dict[str, str]] | None = None,
+    ) -> None:
         super().__init__(failure.summary)
         self.outcome = outcome
         self.failure = failure
-        self.retryable = retryable
+        self.remedy = remedy
+        self.problems = problems or []
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request can bring a better reply."""
+        return self.remedy in ("repair", "retry")
 
 
 def judge(
     reply: Reply,
     model: type[BaseModel],
-    checks: Sequence[Callable[[Any, Any], str | None]],
+    checks: Sequence[Check],
     task_input: BaseModel,
-) -> BaseModel:
+    warnings: Sequence[Check] = (),
+) -> Accepted:
     """The output that `reply` holds, after the model and every check have accepted it.
 
     Raises:
         Rejected: it was refused, cut off, does not fit the model, or fails a check.
     """
-    if reply.stop_reason == "refusal":
-        raise _rejected("refused", "refused", "Claude declined to answer", reply, retryable=False)
-    if reply.stop_reason in ("max_tokens", "model_context_window_exceeded"):
-        summary = f"the reply was cut off ({reply.stop_reason})"
-        raise _rejected("truncated", "truncated", summary, reply, retryable=False)
-    output = _parse(reply, model)
-    if problem := unstorable(output.model_dump()):
-        raise _invalid(reply, "the output holds text that cannot be stored", problem)
+    match read_reply(reply, model):
+        case Valid(output):
+            noted = []
+        case Salvaged(output, how):
+            noted = [{"check": "reply_format", "problem": how}]
+        case reading:
+            raise _rejection(reading, model, reply)
     for check in checks:
-        if wrong := check(task_input, output):
-            raise _invalid(reply, f"check {check.__name__} failed", wrong)
-    return output
+        if wrong := _run(check, task_input, output, reply):
+            summary = f"check {check.__name__} failed"
+            failure = Failure("invalid_output", summary, f"{summary}: {wrong}", reply.request_id)
+            problem = {"path": check.__name__, "problem": wrong}
+            raise Rejected("invalid_output", failure, "repair", [problem])
+    for check in warnings:
+        if wrong := _run(check, task_input, output, reply):
+            noted.append({"check": check.__name__, "problem": wrong})
+    return Accepted(output, noted)
 
 
-def _parse(reply: Reply, model: type[BaseModel]) -> BaseModel:
+def _run(check: Check, task_input: BaseModel, output: BaseModel, reply: Reply) -> str | None:
     try:
-        return model.model_validate_json(reply.text)
-    except ValidationError as error:
-        problems = problems_of(error)
-        failure = Failure(
-            type="invalid_output",
-            summary=f"the reply does not fit {model.__qualname__} ({len(problems)} problems)",
-            message=in_words(problems),
-            request_id=reply.request_id,
-            problems=problems[:50],
-        )
-        raise Rejected("invalid_output", failure, retryable=True) from None
+        return check(task_input, output)
+    except Exception as error:  # a check is the task author's code
+        summary = f"check {check.__name__} raised {type(error).__name__}"
+        failure = Failure("check_error", summary, f"{summary}: {error}", reply.request_id)
+        raise Rejected("invalid_output", failure, "none") from None
 
 
-def _invalid(reply: Reply, summary: str, message: str) -> Rejected:
-    failure = Failure("invalid_output", summary, f"{summary}: {message}", reply.request_id)
-    return Rejected("invalid_output", failure, retryable=True)
-
-
-def _rejected(outcome: str, kind: str, summary: str, reply: Reply, *, retryable: bool) -> Rejected:
-    return Rejected(outcome, Failure(kind, summary, None, reply.request_id), retryable=retryable)
+def _rejection(reading: Reading, model: type[BaseModel], reply: Reply) -> Rejected:
+    request_id = reply.request_id
+    match reading:
+        case Refused(category):
+            summary = f"Claude declined to answer ({category or 'no category given'})"
+            return Rejected("refused", Failure("refused", summary, None, request_id), "fall_back")
+        case Truncated(limit):
+            summary = f"the reply was cut off ({limit})"
+            remedy: Remedy = "enlarge" if limit == "max_tokens" else "none"
+            return Rejected("truncated", Failure("truncated", summary, None, request_id), remedy)
+        case Empty(stop_reason):
+            summary = f"the reply was empty ({stop_reason})"
+            failure = Failure("empty_reply", summary, None, request_id)
+            return Rejected("invalid_output", failure, "retry")
+        case Invalid(problems):
+            summary = f"the reply does not fit {model.__qualname__} ({len(problems)} problems)"
+            failure = Failure(
+                "invalid_output", summary, in_words(problems), request_id, problems=problems
+            )
+            return Rejected("invalid_output", failure, "repair", problems)
+        case Valid() | Salvaged():
+            raise AssertionError("an output is not a rejection")

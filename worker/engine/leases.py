@@ -32,10 +32,11 @@ class LeaseLoop(Loop):
         self._renew_at = 0.0
 
     def step(self) -> float:
-        if time.monotonic() >= self._renew_at:
+        now = time.monotonic()
+        if now >= self._renew_at:
             self._renew()
             # Counted from before the statement, so that a slow one does not stretch the interval.
-            self._renew_at = time.monotonic() + self._settings.lease_seconds / 3
+            self._renew_at = now + self._settings.lease_seconds / 3
         elif self._holdings.claims():
             with transaction() as connection:
                 cancelled = leases.cancelled_claims(connection, self._worker)

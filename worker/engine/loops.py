@@ -32,9 +32,6 @@ class Loop(ABC):
     def step(self) -> float:
         """Do what is to be done now; returns the seconds until the next step."""
 
-    def after_outage(self) -> None:  # noqa: B027 – most loops have nothing to do
-        """Called before the first step after Postgres was away."""
-
     def start(self) -> None:
         """Start the loop in a thread of its own."""
         self._thread.start()
@@ -62,7 +59,6 @@ class Loop(ABC):
                 if self._outage:
                     self._outage = False
                     log.info("Postgres is back", loop=self.name)
-                    self.after_outage()
             self.stopping.wait(pause)
 
 

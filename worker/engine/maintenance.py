@@ -36,7 +36,10 @@ class MaintenanceLoop(Loop):
         self._slots = slots
         # Every worker looks; a third of a lease is soon enough, and jitter spreads them.
         self._interval = min(5.0, settings.lease_seconds / 3)
-        self._grace_until = 0.0
+        # Longer than a step takes, and too short for a lease to run out unrenewed.
+        self._silence = settings.lease_seconds / 2
+        self._heard = time.monotonic()
+        self._grace_until = self._heard + self._silence
         self._prune_at = time.monotonic() + random.uniform(0, _PRUNE_SECONDS)  # noqa: S311
 
     def step(self) -> float:
@@ -47,15 +50,12 @@ class MaintenanceLoop(Loop):
             self._prune()
         return self._interval * random.uniform(0.7, 1.3)  # noqa: S311 – spreads the workers
 
-    def after_outage(self) -> None:
-        # Postgres was away for us, so perhaps for all: their leases had no chance.
-        self._grace_until = time.monotonic() + self._settings.lease_seconds / 2
-
     def _rescue(self) -> None:
-        if time.monotonic() < self._grace_until:
-            return
         with transaction() as connection:
-            rescued = rescue.rescue_expired(connection, grace=self._settings.lease_seconds / 2)
+            rescue.begin(connection)
+            if not self._leases_are_trusted():
+                return
+            rescued = rescue.rescue_expired(connection, grace=self._silence)
         for job in rescued:
             report = log.error if job.state == "failed" else log.warning
             report(
@@ -65,6 +65,18 @@ class MaintenanceLoop(Loop):
                 lost=job.worker,
                 state=job.state,
             )
+
+    def _leases_are_trusted(self) -> bool:
+        """Whether workers can have renewed their leases; to be asked when Postgres has answered.
+
+        Postgres was away for us – gone, frozen, unreachable – so perhaps for all of them.
+        """
+        now = time.monotonic()
+        if now - self._heard > self._silence:
+            log.warning("Postgres was silent: leases get time to be renewed")
+            self._grace_until = now + self._silence
+        self._heard = now
+        return now >= self._grace_until
 
     def _resend(self) -> None:
         patience = self._settings.redispatch_seconds

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from worker.claude.call import Request
+from worker.claude.request import Request
 from worker.claude.schema import for_api
 from worker.engine.prompts import Prompt
 from worker.engine.registry import AnyTask, Registry

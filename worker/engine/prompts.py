@@ -39,6 +39,8 @@ class PromptFile(BaseModel):
 
     model: Text
     max_tokens: int = Field(gt=0)
+    max_tokens_ceiling: int | None = Field(None, gt=0)
+    fallback_model: Text | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     system: Text
     template: Text
@@ -56,7 +58,7 @@ class Prompt:
     @cached_property
     def sha256(self) -> str:
         """The hash of everything in this version that reaches Claude."""
-        content = self.file.model_dump(mode="json", exclude={"notes"})
+        content = self.file.model_dump(mode="json", exclude={"notes"}, exclude_none=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @cached_property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 from worker.claude.facts import CallFacts
 from worker.claude.pricing import PRICE_VERSION, cost_usd
 from worker.claude.reply import Reply, describe
+from worker.claude.request import Request
 from worker.engine.holdings import Holdings
+from worker.engine.judge import Accepted
 from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
 from worker.engine.prepare import Prepared
@@ -24,6 +26,8 @@ from worker.storage.engine import transaction
 from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class OpenCall:
     claim: Claim
     prepared: Prepared
     usage_id: int
+    request: Request
+    call: int = 1
     opened_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:
@@ -58,7 +64,19 @@ class Settler:
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
 
-    def succeed(self, opened: OpenCall, reply: Reply, output: str) -> Ended:
+    def next_call(self, opened: OpenCall, record: CallRecord, request: Request) -> OpenCall | None:
+        """Complete the open call and open one for `request`; None when the claim was lost."""
+        usage_id = self._write(
+            lambda connection: settle.next_call(
+                connection, opened.claim, opened.usage_id, record, model=request.model
+            )
+        )
+        if usage_id is None:
+            _lost_claim()
+            return None
+        return replace(opened, usage_id=usage_id, request=request, call=opened.call + 1)
+
+    def succeed(self, opened: OpenCall, reply: Reply, accepted: Accepted) -> Ended:
         """Store the validated output and end the job."""
         prompt = opened.prepared.prompt
         record = record_of(reply, "ok")
@@ -68,7 +86,8 @@ class Settler:
                 opened.claim,
                 opened.usage_id,
                 record,
-                output=output,
+                output=accepted.output.model_dump_json(),
+                warnings=accepted.warnings,
                 prompt=prompt.name,
                 prompt_version=prompt.version,
                 model=reply.model,
@@ -129,8 +148,8 @@ class Settler:
                 return _lost_claim()
         return ended if held else _lost_claim()
 
-    def _write(self, statement: Callable[[Connection], bool]) -> bool:
-        def write() -> bool:
+    def _write(self, statement: Callable[[Connection], T]) -> T:
+        def write() -> T:
             with transaction() as connection:
                 return statement(connection)
 

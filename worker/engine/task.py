@@ -52,7 +52,10 @@ class Task(Generic[Input, Output]):
         input: what producers send; every field is a variable of the prompt's template.
         output: what Claude must return, and what `results.output` holds.
         prompt: the folder under `prompts/`; the task's name unless given.
-        checks: functions `(input, output) -> None | "what is wrong"`, run on every reply.
+        checks: functions `(input, output) -> None | "what is wrong"`, run on every reply; what
+            they find is repaired, or else fails the job.
+        warnings: checks whose findings are kept in `results.warnings` and stop nothing.
+        repairs: how many replies of an attempt may be sent back to be corrected.
         max_attempts: how many attempts a job gets before it fails.
         call_timeout: seconds that one call to Claude may take, by the wall clock.
         deadline: seconds from its first claim after which a job is not tried again.
@@ -64,6 +67,8 @@ class Task(Generic[Input, Output]):
     output: type[Output]
     prompt: str = ""
     checks: Sequence[Callable[[Input, Output], str | None]] = ()
+    warnings: Sequence[Callable[[Input, Output], str | None]] = ()
+    repairs: int = 1
     max_attempts: int = 5
     call_timeout: float = 120.0
     deadline: float = 24 * 3600.0

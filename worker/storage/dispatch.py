@@ -9,6 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from worker.storage.rescue import MAX_RESCUES
+
 _NO_MODELS: Mapping[str, str] = {}
 
 #: Dispatching is serialised over the fleet, so that the working set is an exact bound.
@@ -38,10 +40,16 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 _WAITING = text("SELECT count(*) FROM jobs WHERE state = 'dispatched'")
 
+# A job that has used up its rescues may be what kills the workers, or may have shared them with it.
+# These have their last chance one at a time, so that the killer takes none of the others along.
 _DISPATCH = text("""
 WITH due AS (
-    SELECT id FROM jobs
+    SELECT id, rescues FROM jobs
     WHERE state = 'queued' AND run_at <= now()
+      AND (rescues < :suspect OR NOT EXISTS (
+          SELECT FROM jobs AS other WHERE other.state = 'dispatched' AND other.rescues >= :suspect
+          UNION ALL
+          SELECT FROM jobs AS other WHERE other.state = 'running' AND other.rescues >= :suspect))
       AND NOT EXISTS (
           SELECT FROM pauses
           WHERE scope = 'all'
@@ -53,7 +61,9 @@ WITH due AS (
     FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs SET state = 'dispatched', dispatched_at = now()
-FROM due WHERE jobs.id = due.id
+FROM due
+WHERE jobs.id = due.id
+  AND (due.rescues < :suspect OR due.id = (SELECT id FROM due WHERE rescues >= :suspect LIMIT 1))
 RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.attempt,
           jobs.priority, jobs.run_at
 """)
@@ -68,14 +78,19 @@ def dispatch_due(
     after the lock was taken, so two relays do not fill the same room. The messages are to be
     published after the commit: one that arrives before its row says so would be dropped.
 
-    What is paused stays where it is; `models` names the model that each task runs on, for jobs
-    that do not choose one themselves.
+    Of the jobs that have used up their rescues, one is in flight at a time. What is paused stays
+    where it is; `models` names the model that each task runs on, for jobs that do not choose one
+    themselves.
     """
     connection.execute(_LOCK, {"key": _DISPATCH_LOCK})
     room = max(working_set - connection.execute(_WAITING).scalar_one(), 0)
     if room == 0:
         return Batch([], full=True)
-    values = {"limit": min(room, batch), "models": json.dumps(dict(models))}
+    values = {
+        "limit": min(room, batch),
+        "models": json.dumps(dict(models)),
+        "suspect": MAX_RESCUES,
+    }
     rows = connection.execute(_DISPATCH, values).all()
     rows = sorted(rows, key=lambda row: (row.priority, row.run_at))
     jobs = [Dispatched(r.id, r.task, r.prompt_version, r.user_id, r.attempt) for r in rows]

@@ -31,7 +31,8 @@ class NewJob:
     stream: bool = False
 
 
-# One array a column: the statement's text stays the same for one job and for ten thousand.
+# One array a column: the statement's text stays the same for one job and for ten thousand. Keys are
+# inserted in order, so that two batches with the same keys wait for each other but never deadlock.
 _INSERT = text("""
 INSERT INTO jobs (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
                   model, max_attempts, run_at, stream)
@@ -44,6 +45,7 @@ FROM unnest(cast(:id AS uuid[]), cast(:task AS text[]), cast(:input AS jsonb[]),
             cast(:run_at AS timestamptz[]), cast(:stream AS boolean[]))
   AS new (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
           model, max_attempts, run_at, stream)
+ORDER BY task, idempotency_key
 ON CONFLICT (task, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id
 """)

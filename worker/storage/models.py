@@ -68,6 +68,7 @@ class Base(DeclarativeBase):
         str: Text,
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
+        list[dict[str, str]]: JSONB,
     }
     metadata = MetaData(
         naming_convention={
@@ -164,6 +165,7 @@ class ResultRow(Base):
     model: Mapped[str]
     source: Mapped[str] = mapped_column(server_default=text("'api'"))
     created_at: Mapped[Created]
+    warnings: Mapped[list[dict[str, str]]] = mapped_column(server_default=text("'[]'"))
 
     __table_args__ = (
         _one_of("source", SOURCES),

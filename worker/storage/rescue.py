@@ -33,8 +33,16 @@ class Rescued:
     state: str
 
 
+_BEGIN = text("SELECT now()")
+
+
+def begin(connection: Connection) -> None:
+    """Fix this transaction's `now()`: what a lease is compared with is no later than the answer."""
+    connection.execute(_BEGIN)
+
+
 # Right after Postgres was away, leases have run out that their workers had no chance to renew:
-# they get `grace` seconds from its start.
+# they get `grace` seconds from its start. This is for workers started since: the others notice.
 _RESCUE = text("""
 WITH expired AS (
     SELECT id FROM jobs

@@ -7,6 +7,7 @@ nothing: every part of a statement hangs on the one UPDATE that checks the token
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
@@ -63,13 +64,27 @@ WITH settled AS (
     {_HELD}
     RETURNING id, task, user_id
 ), recorded AS (
-    INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source)
+    INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source,
+                         warnings)
     SELECT id, task, user_id, cast(:output AS jsonb), :prompt, :prompt_version, :result_model,
-           :source
+           :source, cast(:warnings AS jsonb)
     FROM settled
 ), {_METERED}
 SELECT count(*) FROM settled
 """)  # noqa: S608 – built from the constants above
+
+# Locked against a rescue between the check of the token and the INSERT.
+_NEXT_CALL = text(f"""
+WITH settled AS (
+    SELECT id, task, user_id, attempt FROM jobs {_HELD} FOR UPDATE
+), {_METERED}
+INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
+                   prompt_sha256)
+SELECT settled.id, settled.task, settled.user_id, settled.attempt, before.call + 1, :next_model,
+       before.prompt, before.prompt_version, before.prompt_sha256
+FROM settled JOIN usage AS before ON before.id = :usage_id
+RETURNING id
+""")  # noqa: S608
 
 _REQUEUE = text(f"""
 WITH settled AS (
@@ -124,6 +139,7 @@ def succeed(
     prompt: str,
     prompt_version: str,
     model: str,
+    warnings: Sequence[dict[str, str]] = (),
     source: str = "api",
 ) -> bool:
     """Store the result, complete the usage row and end the job; False when the claim was lost."""
@@ -133,6 +149,7 @@ def succeed(
         "prompt_version": prompt_version,
         "result_model": model,
         "source": source,
+        "warnings": json.dumps(list(warnings)),
     }
     return bool(connection.execute(_SUCCEED, parameters).scalar_one())
 
@@ -178,3 +195,12 @@ def cancel(
     """End the job as cancelled; False when the claim was lost."""
     parameters = _parameters(claim, usage_id, call)
     return bool(connection.execute(_CANCEL, parameters).scalar_one())
+
+
+def next_call(
+    connection: Connection, claim: Claim, usage_id: int, call: CallRecord, *, model: str
+) -> int | None:
+    """Complete a call's usage row and open the next call's; None when the claim was lost."""
+    parameters = _parameters(claim, usage_id, call) | {"next_model": model}
+    opened = connection.execute(_NEXT_CALL, parameters).scalar_one_or_none()
+    return None if opened is None else int(opened)

@@ -45,7 +45,7 @@ def publisher(app: Celery) -> Publish:
 
 def _send(app: Celery, producer: Any, job: Dispatched) -> None:
     # The reprs are what Flower shows as arguments; the body stays the bare id.
-    shown = {"prompt_version": job.prompt_version, "user": job.user_id}
+    shown = {"prompt_version": job.prompt_version or "current", "user": job.user_id}
     app.send_task(
         job.task,
         args=(str(job.id),),

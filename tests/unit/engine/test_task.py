@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tasks import analyze_document, extract_entities, summarize_text
+from worker.engine.task import Task, TaskInput, TaskOutput
+from worker.errors import ConfigurationError, InvalidInput, UnknownPromptVersion
+from worker.settings import get_settings
+
+GOOD: dict[str, Any] = {"text": "a text", "max_words": 50, "audience": "everybody"}
+
+
+class Anything(TaskInput):
+    anything: Any
+    number: float = 0.0
+
+
+class Answer(TaskOutput):
+    answer: str
+
+
+free = Task(name="free", input=Anything, output=Answer)
+
+
+def refusal(task: Task[Any, Any], values: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        task.new_job(values, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def circle() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def test_a_good_input_becomes_a_job_with_the_task_s_defaults() -> None:
+    job = summarize_text.new_job(GOOD)
+
+    assert json.loads(job.input) == GOOD
+    assert (job.task, job.max_attempts, job.priority) == ("summarize_text", 5, 100)
+
+
+def test_every_wrong_field_is_named() -> None:
+    line = refusal(summarize_text, {"text": "", "max_words": "50", "surprise": 1})
+
+    for field in ("text:", "max_words:", "audience:", "surprise:"):
+        assert field in line
+
+
+@pytest.mark.parametrize("value", ["50", 50.5, True, None, [50]])
+def test_a_number_is_a_number(value: object) -> None:
+    assert "max_words: Input should be" in refusal(summarize_text, GOOD | {"max_words": value})
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"text": "ab\0", "entity_types": []}, "text: a NUL character at position 2"),
+        ({"text": "x", "entity_types": ["a", "\0"]}, "entity_types.1: a NUL character at pos"),
+        ({"text": "a\ud800", "entity_types": []}, r"text: a lone surrogate (\ud800) at position 1"),
+        ({"text": "x", "a\0": "y"}, "a?: a NUL character at position 1"),
+    ],
+)
+def test_text_that_postgres_cannot_store_is_named_by_path_and_position(
+    values: dict[str, Any], where: str
+) -> None:
+    assert where in refusal(extract_entities, values)
+
+
+def test_any_other_text_passes() -> None:
+    text = "\U0001f9d1\u200d\U0001f680 \u202e\x01\x7f\ufeff\uffff \\u0000 😀"
+
+    job = summarize_text.new_job(GOOD | {"text": text})
+
+    assert json.loads(job.input)["text"] == text
+
+
+def test_a_document_over_the_limit_is_refused_with_both_sizes() -> None:
+    document = {"document_type": "x", "focus_areas": ["x"], "output_depth": "summary"}
+
+    line = refusal(analyze_document, document | {"document": "ä" * 5_000_000})
+
+    assert "the input is 10,000,0" in line
+    assert "4,000,000 (CLAUDE_JOBS_MAX_INPUT_BYTES)" in line
+
+
+def test_the_limit_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(summarize_text.new_job(GOOD).input)
+    monkeypatch.setenv("CLAUDE_JOBS_MAX_INPUT_BYTES", str(size))
+    get_settings.cache_clear()
+
+    summarize_text.new_job(GOOD)
+
+    assert "CLAUDE_JOBS_MAX_INPUT_BYTES" in refusal(summarize_text, GOOD | {"text": "a textt"})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"anything": float("nan")},
+        {"anything": [{"deep": float("inf")}]},
+        {"anything": None, "number": float("-inf")},
+    ],
+)
+def test_what_json_has_no_number_for_is_refused(values: dict[str, Any]) -> None:
+    assert "is not JSON" in refusal(free, values)
+
+
+@pytest.mark.parametrize("value", [nested(200), nested(100_000), circle()])
+def test_what_is_nested_too_deeply_is_refused(value: list[Any]) -> None:
+    assert "anything: nested more than" in refusal(free, {"anything": value})
+
+
+def test_what_is_nested_less_deeply_passes() -> None:
+    assert json.loads(free.new_job({"anything": nested(100)}).input)["anything"] == nested(100)
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), {(1, 2): 3}, [10**5000]])
+def test_what_is_not_json_is_refused(value: object) -> None:
+    assert "is not JSON" in refusal(free, {"anything": value})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"priority": -1}, "priority -1 "),
+        ({"priority": 32768}, "priority 32768 "),
+        ({"priority": 1.5}, "priority 1.5 "),
+        ({"lane": "fast"}, "lane 'fast'"),
+        ({"max_attempts": 0}, "max_attempts 0 "),
+        ({"max_attempts": -3}, "max_attempts -3 "),
+        ({"run_at": datetime(2030, 1, 1)}, "run_at has no time zone"),
+        ({"user_id": "a\0"}, "user_id: a NUL"),
+        ({"idempotency_key": "\udfff"}, "idempotency_key: a lone surrogate"),
+        ({"model": "\0"}, "model: a NUL"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(summarize_text, GOOD, **options)
+
+
+def test_enqueue_checks_options_before_it_looks_for_the_database() -> None:
+    with pytest.raises(InvalidInput, match="priority 99999"):
+        summarize_text.enqueue(**GOOD, priority=99999)
+
+
+@pytest.mark.parametrize("priority", [0, 32767])
+def test_the_bounds_of_priority_are_inside(priority: int) -> None:
+    assert summarize_text.new_job(GOOD, priority=priority).priority == priority
+
+
+def test_a_time_with_a_zone_passes() -> None:
+    when = datetime(2030, 1, 1, tzinfo=UTC)
+
+    assert summarize_text.new_job(GOOD, run_at=when).run_at == when
+
+
+def test_an_unknown_prompt_version_is_named_with_those_there_are() -> None:
+    with pytest.raises(UnknownPromptVersion, match=r"summarize_text has no version '9'.*1\.0"):
+        summarize_text.new_job(GOOD, prompt_version="9")
+
+
+@pytest.mark.parametrize("name", ["user_id", "session", "priority", "model", "self"])
+def test_a_field_that_enqueue_has_an_option_for_is_refused(name: str) -> None:
+    clash = type("Clash", (TaskInput,), {"__annotations__": {name: str}})
+
+    with pytest.raises(ConfigurationError, match=f"task clash: the input field '{name}'"):
+        Task(name="clash", input=clash, output=Answer)
+
+
+@pytest.mark.parametrize("name", ["", "Summarize", "sum-up", "1st", "a b"])
+def test_a_task_name_is_lower_case_with_underscores(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="lower_case_with_underscores"):
+        Task(name=name, input=Anything, output=Answer)

@@ -1,0 +1,56 @@
+"""What is sent to Claude."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is sent to `POST /v1/messages`.
+
+    `schema` is what `worker.claude.schema.for_api` made of the output model. `user_id` goes out
+    as `metadata.user_id`: it must be an opaque id, never a name or an address. `correction` is a
+    reply that could not be used, and what Claude is told about it.
+    """
+
+    model: str
+    max_tokens: int
+    system: str
+    user: str
+    schema: dict[str, Any]
+    effort: str | None = None
+    user_id: str | None = None
+    correction: tuple[str, str] | None = None
+
+    def input_characters(self) -> int:
+        """The length of what this request sends, without a correction."""
+        return len(self.system) + len(self.user) + len(json.dumps(self.schema))
+
+    def parameters(self) -> dict[str, Any]:
+        """The keyword arguments of the SDK's `messages.create`."""
+        output_config: dict[str, Any] = {"format": {"type": "json_schema", "schema": self.schema}}
+        if self.effort:
+            output_config["effort"] = self.effort
+        parameters: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "system": self.system,
+            "messages": self._messages(),
+            "output_config": output_config,
+        }
+        if self.user_id:
+            parameters["metadata"] = {"user_id": self.user_id}
+        return parameters
+
+    def _messages(self) -> list[dict[str, str]]:
+        messages = [{"role": "user", "content": self.user}]
+        if self.correction is not None:
+            reply, instruction = self.correction
+            messages += [
+                {"role": "assistant", "content": reply},
+                {"role": "user", "content": instruction},
+            ]
+        return messages

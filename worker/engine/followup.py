@@ -1,0 +1,59 @@
+"""What to ask next when a reply did not become a result: a repair, more room, another model.
+
+Pure functions: they make a request out of a request. Each follow-up is a call of its own, with its
+own usage row, within the same attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from worker.claude.request import Request
+from worker.engine.prompts import Prompt
+
+#: A repair's input is at most so many times the original's.
+REPAIR_INPUT_RATIO = 1.5
+#: Characters of the errors' list: ten problems say as much as a hundred.
+_MOST_PROBLEMS = 10
+_CLIPPED = "\n[…]"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The follow-ups that an attempt has made."""
+
+    repairs: int = 0
+
+
+def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) -> Request:
+    """The same request, with the bad output and what is wrong with it.
+
+    Never more than that: a second repair replaces the first one's output, it does not pile up. The
+    output is clipped where the whole would be longer than `REPAIR_INPUT_RATIO` allows.
+    """
+    listed = "\n".join(f"- {p['path']}: {p['problem']}" for p in problems[:_MOST_PROBLEMS])
+    instruction = (
+        "That reply cannot be used:\n"
+        f"{listed}\n\n"
+        "Reply again with the complete JSON object, corrected. Change only what the list names."
+    )
+    room = int((REPAIR_INPUT_RATIO - 1) * request.input_characters()) - len(instruction)
+    if len(bad_output) > room:
+        bad_output = bad_output[: max(room - len(_CLIPPED), 0)] + _CLIPPED
+    return replace(request, correction=(bad_output, instruction))
+
+
+def enlarge(request: Request, prompt: Prompt) -> Request | None:
+    """The request with twice the `max_tokens`, up to the prompt's ceiling; None once there."""
+    ceiling = prompt.file.max_tokens_ceiling or prompt.file.max_tokens
+    if request.max_tokens >= ceiling:
+        return None
+    return replace(request, max_tokens=min(request.max_tokens * 2, ceiling), correction=None)
+
+
+def fall_back(request: Request, prompt: Prompt) -> Request | None:
+    """The request to the prompt's `fallback_model`; None when there is none, or it was asked."""
+    model = prompt.file.fallback_model
+    if model is None or model == request.model:
+        return None
+    return replace(request, model=model, correction=None)
