@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check lint types imports migrate bench lock clean
+.PHONY: help install demo up test check lint types imports migrate bench chaos lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ imports: $(READY)  ## import-linter: imports run one way
 
 migrate: $(READY)  ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/claude-jobs migrate
+
+chaos: $(READY)  ## attack it with kills and outages, random seed printed
+	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos -q -x
 
 bench: $(READY)  ## measure against a plain Celery task on the same servers
 	@$(BIN)/python -m benchmarks

@@ -129,8 +129,8 @@ def _progress(states: Counter[tuple[str, str]]) -> Table:
 
 
 _NEWEST = text("""
-SELECT DISTINCT ON (results.task) results.task, results.prompt_version, results.model,
-       results.output, jobs.attempt
+SELECT DISTINCT ON (results.task) results.task, results.prompt_version, results.output,
+       jobs.attempt
 FROM results JOIN jobs ON jobs.id = results.job_id ORDER BY results.task, results.created_at DESC
 """)
 
@@ -138,12 +138,12 @@ FROM results JOIN jobs ON jobs.id = results.job_id ORDER BY results.task, result
 def _show_results() -> None:
     with transaction() as connection:
         rows = connection.execute(_NEWEST).mappings().all()
-    shown = table("results: prompt", "model", "attempts>")
-    shown.add_column("output", no_wrap=True, overflow="ellipsis")
+    shown = table("results: prompt", "attempts>", "output")
+    room = console.width - 36
     for row in rows:
         output = json.dumps(row["output"], ensure_ascii=False)
         version = f"{row['task']}/{row['prompt_version']}"
-        shown.add_row(version, row["model"], str(row["attempt"]), output)
+        shown.add_row(version, str(row["attempt"]), output[:room])
     console.print()
     console.print(shown)
 

@@ -59,7 +59,7 @@ def _run_attempt(task: AnyTask, job_id: UUID) -> Ended:
 
 
 for _task in registry.values():
-    register(app, _task, _run_attempt)
+    register(app, _task, _run_attempt, holdings.ending)
 
 
 @signals.setup_logging.connect

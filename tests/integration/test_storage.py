@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sandbox.stack import Stack
 from worker.engine.checks import storable
 from worker.errors import IdempotencyConflict
-from worker.storage import leases, read, rescue, settle
+from worker.storage import fleet, leases, read, rescue, settle
 from worker.storage.claim import Claim, claim_job, open_call
 from worker.storage.dispatch import dispatch_due, recall
 from worker.storage.engine import build_engine, transaction
@@ -513,6 +513,8 @@ def claim_and(end: Callable[..., bool]) -> Callable[[Connection], object]:
 
 HOT: dict[str, Callable[[Connection], object]] = {
     "dispatch": lambda c: dispatch_due(c, working_set=1000, batch=100),
+    "count jobs by state": fleet.counts,
+    "judge progress": lambda c: fleet.progress(c, silent=30),
     "recall": lambda c: recall(c, [some_job(c, "dispatched")]),
     "claim and succeed": claim_and(succeed),
     "claim and retry": claim_and(requeue),

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.errors import StorageUnavailable
 
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
+#: Classes of SQLSTATE that pass: connection lost, transaction ended by the server, out of disk or
+#: memory, lock not available, server shutting down, system error.
+_PASSING = {"08", "25", "40", "53", "55", "57", "58"}
+
 
 def persistently(write: Callable[[], T], giving_up: threading.Event) -> T:
     """Run `write` – a transaction of its own – until Postgres takes it or `giving_up` is set.
@@ -25,15 +30,14 @@ def persistently(write: Callable[[], T], giving_up: threading.Event) -> T:
     our hearing of it, the second finds the claim gone and changes nothing.
 
     Raises:
-        StorageUnavailable, sqlalchemy.exc.DBAPIError: as the last try did.
+        StorageUnavailable, sqlalchemy.exc.SQLAlchemyError: as the last try did.
     """
     pause, waited = _FIRST_PAUSE, False
     while True:
         try:
             result = write()
-        except (StorageUnavailable, DBAPIError) as error:
-            lost_connection = isinstance(error, StorageUnavailable) or error.connection_invalidated
-            if not lost_connection or giving_up.wait(pause):
+        except (StorageUnavailable, PoolTimeout, DBAPIError) as error:
+            if not _passes(error) or giving_up.wait(pause):
                 raise
             if not waited:
                 log.warning("Postgres unreachable: the outcome is kept until it is back")
@@ -42,3 +46,10 @@ def persistently(write: Callable[[], T], giving_up: threading.Event) -> T:
             if waited:
                 log.info("Postgres is back: the outcome is settled")
             return result
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same write can succeed later."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return True
+    return str(getattr(error.orig, "sqlstate", None))[:2] in _PASSING

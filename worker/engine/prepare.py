@@ -61,6 +61,10 @@ class Preparer:
             raise _unrunnable("unknown_prompt_version", error) from None
         except InvalidInput as error:
             raise _unrunnable("invalid_input", error) from None
+        except Exception as error:  # a validator is the task author's code
+            summary = f"the input model of {claim.task} failed"
+            message = f"{summary}: {type(error).__name__}: {error}"
+            raise Unrunnable(Failure("input_error", summary, message)) from None
         return Prepared(task, task_input, prompt, self._request(claim, task, prompt, task_input))
 
     def _request(self, claim: Claim, task: AnyTask, prompt: Prompt, given: BaseModel) -> Request:

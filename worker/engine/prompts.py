@@ -26,6 +26,9 @@ from worker.settings import get_settings
 _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
+#: Keys that came after versions had been locked: unset, they leave a version's hash as it was.
+_ADDED_LATER = {"max_tokens_ceiling", "fallback_model"}
+
 #: The one variable that a system prompt may use: the JSON schema of the task's output.
 SYSTEM_VARIABLE = "output_schema"
 
@@ -58,7 +61,8 @@ class Prompt:
     @cached_property
     def sha256(self) -> str:
         """The hash of everything in this version that reaches Claude."""
-        content = self.file.model_dump(mode="json", exclude={"notes"}, exclude_none=True)
+        content = self.file.model_dump(mode="json", exclude={"notes"})
+        content = {k: v for k, v in content.items() if v is not None or k not in _ADDED_LATER}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @cached_property

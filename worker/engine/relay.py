@@ -49,6 +49,11 @@ class Relay(Loop):
         self._listener: psycopg.Connection | None = None
         self._broker_down = False
 
+    def stop(self, timeout: float = 5.0) -> None:
+        super().stop(timeout)
+        if timeout and self._listener is not None:
+            self._listener.close()
+
     def step(self) -> float:
         listener = self._listen()
         if pause := self.dispatch():

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from worker.errors import StorageUnavailable
 from worker.settings import RUNTIME_FILE, get_settings
@@ -57,7 +57,7 @@ def transaction(engine: Engine | None = None) -> Iterator[Connection]:
 def _reachable(engine: Engine) -> Iterator[Connection]:
     try:
         connection = engine.connect()
-    except OperationalError as error:
+    except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
         hint = (
             f" (from {RUNTIME_FILE}: is `make up` still running?)" if RUNTIME_FILE.exists() else ""

@@ -9,11 +9,15 @@ from sqlalchemy import Connection, RowMapping, text
 
 # Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
 _COUNTS = text("""
-SELECT task, state, count(*) AS jobs FROM jobs
-WHERE state IN ('queued', 'dispatched', 'running') GROUP BY 1, 2
+SELECT task, state, count(*) AS jobs FROM jobs WHERE state = 'queued' GROUP BY 1, 2
+UNION ALL
+SELECT task, state, count(*) FROM jobs WHERE state = 'dispatched' GROUP BY 1, 2
+UNION ALL
+SELECT task, state, count(*) FROM jobs WHERE state = 'running' GROUP BY 1, 2
 UNION ALL
 SELECT task, state, count(*) FROM jobs
-WHERE finished_at > now() - interval '1 hour' GROUP BY 1, 2
+WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at > now() - interval '1 hour'
+GROUP BY 1, 2
 ORDER BY 1, 2
 """)
 
@@ -55,13 +59,14 @@ class Progress:
 # Paused jobs are due but not expected to move. A job waiting in the broker counts as well.
 _PROGRESS = text("""
 SELECT
-    (SELECT extract(epoch FROM now() - min(run_at))::float FROM jobs
-     WHERE state IN ('queued', 'dispatched') AND run_at <= now()
-       AND NOT EXISTS (
-           SELECT FROM pauses
-           WHERE scope = 'all'
-              OR (scope = 'task' AND name = jobs.task)
-              OR (scope = 'model' AND name = jobs.model))) AS oldest_due,
+    (SELECT extract(epoch FROM now() - min(run_at))::float FROM (
+         SELECT task, model, run_at FROM jobs WHERE state = 'queued' AND run_at <= now()
+         UNION ALL SELECT task, model, run_at FROM jobs WHERE state = 'dispatched') AS due
+     WHERE NOT EXISTS (
+         SELECT FROM pauses
+         WHERE scope = 'all'
+            OR (scope = 'task' AND name = due.task)
+            OR (scope = 'model' AND name = due.model))) AS oldest_due,
     (SELECT extract(epoch FROM now() - max(started_at))::float FROM (
         SELECT max(started_at) AS started_at FROM jobs WHERE state = 'running'
         UNION ALL SELECT max(last_claim_at) FROM workers) AS claims) AS last_claim,

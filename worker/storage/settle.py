@@ -86,10 +86,13 @@ FROM settled JOIN usage AS before ON before.id = :usage_id
 RETURNING id
 """)  # noqa: S608
 
+# A job that was cancelled while its call failed ends here: no claim would take it again.
 _REQUEUE = text(f"""
 WITH settled AS (
     UPDATE jobs
-    SET state = 'queued', run_at = now() + make_interval(secs => :after), dispatched_at = NULL,
+    SET state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested THEN now() END,
+        run_at = now() + make_interval(secs => :after), dispatched_at = NULL,
         attempt = attempt - :refund, error = cast(:error AS jsonb), claim_token = NULL,
         lease_expires_at = NULL
     {_HELD}

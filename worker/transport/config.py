@@ -61,6 +61,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         # How often a dead worker's messages are looked for; by default every 100 s.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        # A publish that fails fails at once: the relay keeps its jobs and its own pace.
+        "max_retries": 1,
+        "interval_start": 0.1,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 from uuid import UUID
@@ -11,6 +12,7 @@ import structlog
 from celery.exceptions import Ignore, Retry
 
 from worker.engine.intake import adopt, job_id_for
+from worker.engine.patience import persistently
 from worker.engine.registry import AnyTask
 from worker.engine.settling import Ended
 from worker.errors import Failure, JobFailed
@@ -32,16 +34,21 @@ class JobTask(celery.Task):  # type: ignore[misc]
 
 
 def register(
-    app: celery.Celery, task: AnyTask, run_attempt: Callable[[AnyTask, UUID], Ended]
+    app: celery.Celery,
+    task: AnyTask,
+    run_attempt: Callable[[AnyTask, UUID], Ended],
+    ending: threading.Event,
 ) -> celery.Task:
-    """Add `task` to `app`, under its own name."""
+    """Add `task` to `app`, under its own name; once `ending` is set, it waits for no outage."""
 
     def run(self: celery.Task, *args: Any, **values: Any) -> None:
         job_id = job_id_for(self.request.id)
         with structlog.contextvars.bound_contextvars(job=str(job_id), task=task.name):
             if not _is_ours(args, values, job_id):
                 user_id = (self.request.headers or {}).get("user_id")
-                if failure := adopt(task, job_id, args, values, user_id):
+                # Until the row exists, the message is all there is: it must not be acknowledged.
+                failure = persistently(lambda: adopt(task, job_id, args, values, user_id), ending)
+                if failure:
                     _fail(task, failure)
             _report(task, run_attempt(task, job_id))
 

@@ -1,0 +1,537 @@
+"""The `claude-jobs` command on a fresh system.
+
+Most tests call its entry point in this process, which is a hundred times faster than starting
+Python; a few start the installed script.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+import tasks
+from sandbox.process import free_port
+from worker.cli import main
+from worker.engine.prompts import get_prompts
+from worker.engine.registry import load_registry
+from worker.settings import PROJECT, get_settings
+from worker.storage.engine import build_engine, get_engine, transaction
+from worker.storage.schema import head
+
+SCRIPT = str(Path(sys.executable).with_name("claude-jobs"))
+GOOD = {"text": "The quick brown fox.", "max_words": 50, "audience": "everybody"}
+CACHES = (get_settings, get_engine, get_prompts, load_registry)
+
+Rows = Callable[[str], list[Any]]
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line of a failure."""
+        assert self.code == 1, self
+        assert self.err.startswith("claude-jobs: "), self
+        assert self.err.count("\n") == 1, self
+        assert self.out == "", self
+        return self.err.rstrip("\n")
+
+
+class Run:
+    """Runs `claude-jobs …` in this process."""
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self.environment = environment
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, stdin: bytes = b"", **variables: str) -> Result:
+        for cache in CACHES:
+            cache.cache_clear()
+        self._capsys.readouterr()
+        with self._monkeypatch.context() as patch:
+            for name, value in (self.environment | variables).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["claude-jobs", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                if get_engine.cache_info().currsize:
+                    get_engine().dispose()
+        for cache in CACHES:
+            cache.cache_clear()
+        return Result(int(ended.value.code or 0), *self._capsys.readouterr())
+
+
+@pytest.fixture
+def run(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """The command, on a fresh system, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Run(environment, monkeypatch, capsys)
+
+
+@pytest.fixture
+def rows(environment: dict[str, str]) -> Iterator[Rows]:
+    """Runs a query on the fresh system's database."""
+    engine = build_engine(environment["DATABASE_URL"])
+
+    def query(sql: str) -> list[Any]:
+        with transaction(engine) as connection:
+            return list(connection.execute(text(sql)).mappings())
+
+    yield query
+    engine.dispose()
+
+
+def fields(**values: object) -> list[str]:
+    """`-i key=value …` for a summary, with some fields changed."""
+    return [part for k, v in (GOOD | values).items() for part in ("-i", f"{k}={v}")]
+
+
+def json_file(folder: Path, content: object) -> Path:
+    path = folder / "input.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+# Bad input: one line that names what to fix.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["enqueue", "translate"], "unknown task 'translate'; there are analyze_document, "),
+        (["enqueue-file", "translate", "x"], "unknown task 'translate'"),
+        (["list", "--task", "translate"], "unknown task 'translate'"),
+        (["list", "--state", "lost"], "unknown state 'lost'; there are queued, "),
+        (["enqueue", "summarize_text"], "text: Field required; max_words: Field required"),
+        (["enqueue", "summarize_text", *fields(max_words="many")], "max_words: Input should be"),
+        (["enqueue", "summarize_text", *fields(max_words=5)], "max_words: Input should be gr"),
+        (["enqueue", "summarize_text", *fields(max_words="NaN")], "max_words: nan is not JSON"),
+        (["enqueue", "summarize_text", *fields(max_words="[" * 100_000)], "max_words: Input"),
+        (["enqueue", "summarize_text", "-i", "txt=x"], "has no field 'txt'; it has audience, "),
+        (["enqueue", "summarize_text", "-i", "missing.json"], "cannot read missing.json: "),
+        (["enqueue", "summarize_text", "-i", "text=@missing"], "text: cannot read missing: "),
+        (["enqueue", "summarize_text", *fields(), "--prompt-version", "9"], "no version '9'; it"),
+        (["enqueue", "summarize_text", *fields(), "--priority", "99999"], "priority 99999 is not"),
+        (["enqueue", "summarize_text", *fields(), "--user", "\udcff"], "user_id: a lone surr"),
+        (["enqueue", "summarize_text", *fields(), "--run-at", "soon"], "--run-at 'soon' is not"),
+        (["enqueue-file", "summarize_text", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["enqueue-file", "summarize_text", "/dev/null", "--priority", "-1"], "priority -1 is not"),
+        (["enqueue-file", "summarize_text", "/dev/null", "--prompt-version", "9"], "version '9'"),
+        (["show", "12"], "'12' is not a job id (a uuid)"),
+        (["show", "00000000-0000-4000-8000-000000000000"], "no job 00000000-0000-4000-8000-"),
+        (["migrate", "9999"], "cannot migrate from"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(
+    run: Run, rows: Rows, arguments: list[str], expected: str
+) -> None:
+    assert expected in run(*arguments).line
+    assert rows("SELECT * FROM jobs") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (GOOD | {"extra": 1}, "extra: Extra inputs are not permitted"),
+        (GOOD | {"text": 5}, "text: Input should be a valid string"),
+        (GOOD | {"text": "a\0b"}, "text: a NUL character at position 1"),
+        (
+            r'{"text": "ab\ud800", "max_words": 50, "audience": "x"}',
+            "text: a lone surrogate (\\ud8",
+        ),
+        (GOOD | {"text": "x" * 10_000_000}, "the limit is 4,000,000 (CLAUDE_JOBS_MAX_INPUT_BYTES)"),
+        ('{"text": ', "is not valid JSON: "),
+        ("[" * 100_000, "is not valid JSON: "),
+        ("[]", "must hold a JSON object with the task's fields"),
+    ],
+    ids=["unknown field", "wrong type", "NUL", "surrogate", "10 MB", "broken", "deep", "list"],
+)
+def test_a_bad_document_is_one_line_that_names_it(
+    run: Run, rows: Rows, tmp_path: Path, content: object, expected: str
+) -> None:
+    line = run("enqueue", "summarize_text", "-i", json_file(tmp_path, content)).line
+
+    assert expected in line
+    assert len(line) < 500
+    assert rows("SELECT * FROM jobs") == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("DATABASE_URL", "", "DATABASE_URL is not set"),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL is malformed: expected something like postg"),
+        (
+            "DATABASE_URL",
+            "postgresql://u:secret@127.0.0.1:9/x",
+            "cannot reach Postgres at 127.0.0.1:9",
+        ),
+        ("DATABASE_URL", "postgresql://u:secret@127.0.0.1:99999/x", "99999"),
+        ("DATABASE_URL", "postgresql://u:secret@127.0.0.1:9/x?nonsense=1", "nonsense"),
+        ("REDIS_URL", "nonsense", "REDIS_URL is malformed"),
+        ("CLAUDE_JOBS_CONCURRENCY", "many", "CLAUDE_JOBS_CONCURRENCY input should be a valid"),
+        (
+            "CLAUDE_JOBS_PROMPTS_DIR",
+            "/nowhere",
+            "CLAUDE_JOBS_PROMPTS_DIR: /nowhere is not a folder",
+        ),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(
+    run: Run, variable: str, value: str, expected: str
+) -> None:
+    line = run("enqueue", "summarize_text", *fields(), **{variable: value}).line
+
+    assert expected in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("max_tokens", "max_tokens = ", "prompt summarize_text/1.0.toml is not valid TOML: "),
+        ("effort", "creativity", "prompt summarize_text/1.0.toml: creativity: Extra inputs"),
+        ("{{ audience }}", "{{ readers }}", "summarize_text/1.0: the template uses readers, which"),
+        ("{{ audience }}", "", "summarize_text/1.0: the input model has audience, which"),
+    ],
+)
+def test_a_bad_prompt_is_one_line_that_names_the_file(
+    run: Run, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    shutil.copytree(PROJECT / "prompts", tmp_path / "prompts")
+    file = tmp_path / "prompts" / "summarize_text" / "1.0.toml"
+    content = file.read_text(encoding="utf-8")
+    file.write_text(content.replace(old, new) if old in content else f'{new} = "x"\n{content}')
+
+    result = run("tasks", CLAUDE_JOBS_PROMPTS_DIR=str(tmp_path / "prompts"))
+
+    assert expected in result.line
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("UPDATE alembic_version SET version_num = '0001'", "migration 0001"),
+        ("UPDATE alembic_version SET version_num = '9999'", "newer than this code"),
+        ("DROP TABLE alembic_version", "has no schema yet"),
+    ],
+)
+def test_a_database_at_another_migration_is_one_line_with_the_command(
+    run: Run, environment: dict[str, str], sql: str, expected: str
+) -> None:
+    if head() == "0001" and "0001" in sql:
+        pytest.skip("the first migration is the newest")
+    engine = build_engine(environment["DATABASE_URL"])
+    with transaction(engine) as connection:
+        connection.execute(text(sql))
+    engine.dispose()
+
+    for arguments in (["list"], ["show", "x"], ["enqueue", "summarize_text", *fields()]):
+        line = run(*arguments).line
+        assert expected in line
+        assert f"this code needs {head()}: " in line
+
+
+def test_a_user_who_may_not_read_the_tables_gets_one_line(
+    run: Run, rows: Rows, environment: dict[str, str]
+) -> None:
+    url = environment["DATABASE_URL"]
+    engine = build_engine(url)
+    with transaction(engine) as connection:
+        connection.execute(text("CREATE ROLE stranger_cli LOGIN PASSWORD 'secret'"))
+    try:
+        stranger = "postgresql://stranger_cli:secret@" + url.split("@")[1]
+        assert "permission denied" in run("list", DATABASE_URL=stranger).line
+    finally:
+        with transaction(engine) as connection:
+            connection.execute(text("DROP ROLE stranger_cli"))
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["nonsense"],
+        ["enqueue"],
+        ["enqueue", "summarize_text", "--priority", "high"],
+        ["list", "--limit", "0"],
+        ["show"],
+    ],
+)
+def test_a_usage_error_exits_with_2(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+
+    assert result.code == 2
+    assert "Error: " in result.err
+
+
+# What works.
+
+
+def test_enqueue_reads_fields_files_and_stdin_and_merges_them(
+    run: Run, rows: Rows, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("ünïcode\n=x", encoding="utf-8")
+    half = {"max_words": 70, "text": "replaced"}
+
+    result = run(
+        "enqueue",
+        "summarize_text",
+        *("-i", json_file(tmp_path, half), "-i", "-", "-i", "text=@text.txt"),
+        *("--user", "u1", "--priority", "3", "--run-at", "2099-01-01T00:00:00+00:00"),
+        *("--model", "claude-opus-5-5", "--prompt-version", "1.0", "--idempotency-key", "k"),
+        stdin=b'{"audience": "lawyers"}',
+    )
+
+    assert (result.code, result.err) == (0, "")
+    (job,) = rows("SELECT * FROM jobs")
+    assert result.out == f"{job['id']}\n"
+    assert job["input"] == {"text": "ünïcode\n=x", "max_words": 70, "audience": "lawyers"}
+    assert (job["user_id"], job["priority"], job["run_at"].year) == ("u1", 3, 2099)
+    assert (job["model"], job["prompt_version"]) == ("claude-opus-5-5", "1.0")
+    assert job["idempotency_key"] == "k"
+
+
+def test_a_value_that_looks_like_json_stays_text_where_the_field_is_text(
+    run: Run, rows: Rows
+) -> None:
+    run("enqueue", "summarize_text", *fields(text="[1, 2]"))
+    run("enqueue", "extract_entities", "-i", "text=5", "-i", 'entity_types=["person", "place"]')
+
+    assert [
+        row["text"] for row in rows("SELECT input ->> 'text' AS text FROM jobs ORDER BY task")
+    ] == [
+        "5",
+        "[1, 2]",
+    ]
+
+
+def test_the_same_idempotency_key_is_the_same_job_and_another_input_is_refused(
+    run: Run, rows: Rows
+) -> None:
+    key = ("--idempotency-key", "order-1")
+    first = run("enqueue", "summarize_text", *fields(), *key)
+
+    assert run("enqueue", "summarize_text", *fields(), *key).out == first.out
+    assert "'order-1'" in run("enqueue", "summarize_text", *fields(text="other"), *key).line
+    assert len(rows("SELECT * FROM jobs")) == 1
+
+
+def test_an_unreachable_broker_keeps_nobody_from_enqueueing(run: Run, rows: Rows) -> None:
+    dead = f"redis://127.0.0.1:{free_port()}/0"
+
+    assert run("enqueue", "summarize_text", *fields(), REDIS_URL=dead).code == 0
+    assert [row["state"] for row in rows("SELECT state FROM jobs")] == ["queued"]
+
+
+LINES = [
+    json.dumps(GOOD).encode(),
+    b'{"text": "no audience", "max_words": 50}',
+    b"",
+    b'{"text": ',
+    b"[1]",
+    rb'{"text": "nul\u0000", "max_words": 50, "audience": "x"}',
+    rb'{"text": "\ud800", "max_words": 50, "audience": "x"}',
+    b'{"text": "\xff", "max_words": 50, "audience": "x"}',
+    b"[" * 100_000,
+    b'{"text": "[/not-markup]", "max_words": 50, "audience": "x", "[/bold]": 1}',
+    json.dumps(GOOD | {"text": "last"}).encode(),
+]
+WRONG = {2: "audience", 4: "JSON", 5: "object", 6: "NUL", 7: "surrogate", 8: "JSON", 9: "JSON"}
+WRONG |= {10: "[/bold]: Extra"}
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_invalid_lines_are_reported_by_number_and_the_rest_is_enqueued(
+    run: Run, rows: Rows, tmp_path: Path, source: str
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"\n".join(LINES))
+    name = "-" if source == "stdin" else path
+
+    result = run("enqueue-file", "summarize_text", name, stdin=path.read_bytes())
+
+    assert result.code == 1
+    assert len(rows("SELECT * FROM jobs")) == 2
+    for number, reason in WRONG.items():
+        (line,) = [one for one in result.err.splitlines() if one.startswith(f"line {number}: ")]
+        assert reason in line
+    assert "2 jobs enqueued" in result.err
+    assert "8 lines left out" in result.err
+
+
+def test_thousands_of_lines_are_enqueued_and_a_second_run_adds_nothing(
+    run: Run, rows: Rows, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("\n".join(json.dumps(GOOD | {"text": f"text {n}"}) for n in range(2_500)))
+    arguments = ("enqueue-file", "summarize_text", path, "--idempotency-prefix", "july")
+
+    first, second = run(*arguments), run(*arguments)
+
+    assert (first.code, second.code) == (0, 0)
+    assert "2,500 jobs enqueued" in first.err
+    (found,) = rows("SELECT count(*) AS jobs, count(DISTINCT input) AS inputs FROM jobs")
+    assert (found["jobs"], found["inputs"]) == (2_500, 2_500)
+
+
+def test_show_and_list_tell_a_job_to_people_and_to_programs(run: Run) -> None:
+    job_id = run("enqueue", "summarize_text", *fields(), "--user", "[/u]:smile:").out.strip()
+
+    assert f"{job_id}  summarize_text  queued" in run("list").out
+    assert "[/u]:smile:" in run("list").out
+    assert json.loads(run("list", "--json").out)[0]["id"] == job_id
+    assert run("list", "--state", "failed").out == "no jobs\n"
+    assert json.loads(run("list", "--task", "classify_ticket", "--json").out) == []
+    shown = run("show", job_id).out
+    assert "0 of 5, 0 rescues" in shown
+    detailed = json.loads(run("show", job_id, "--json").out)
+    assert (detailed["id"], detailed["input"], detailed["calls"]) == (job_id, GOOD, [])
+
+
+def test_what_others_wrote_into_the_tables_is_never_markup(
+    run: Run, environment: dict[str, str]
+) -> None:
+    engine = build_engine(environment["DATABASE_URL"])
+    with transaction(engine) as connection:
+        job_id = connection.execute(
+            text("""
+            INSERT INTO jobs (task, input, state, finished_at, error, user_id, model)
+            VALUES ('[/t]', '{}', 'failed', now(), '{"type": "[/e]"}', '[/u]', '[/m]') RETURNING id
+            """)
+        ).scalar_one()
+        connection.execute(
+            text("""
+            INSERT INTO usage (job_id, task, attempt, call, model, prompt, prompt_version,
+                               prompt_sha256, request_id)
+            VALUES (:id, '[/t]', 1, 1, '[/m]', '[/p]', '[/v]', '0', '[/r]')
+            """),
+            {"id": job_id},
+        )
+    engine.dispose()
+
+    shown = run("show", job_id).out
+    assert all(part in shown for part in ("[/t]", "[/e]", "[/u]", "[/m]", "[/p]/[/v]", "[/r]"))
+    assert all(part in run("list").out for part in ("[/t]", "[/e]", "[/u]"))
+
+
+def test_tasks_are_listed_with_their_fields_and_versions(run: Run) -> None:
+    listed = run("tasks").out
+
+    for name in tasks.registry:
+        assert name in listed
+    assert "analyze_document/1.1 (also 1.0)" in listed
+
+
+def test_config_shows_every_variable_and_no_secret(run: Run) -> None:
+    listed = run(
+        "config",
+        DATABASE_URL="postgresql://user:s3cret@[fe80::1]/db?password=s3cret",
+        REDIS_URL="redis://:s3cret@host:6379/0",
+        CELERY_BROKER_URL="amqp://user:s3cret@host//",
+        ANTHROPIC_API_KEY="sk-s3cret",
+        ANTHROPIC_BASE_URL="http://user:s3cret@127.0.0.1:9",
+        FLOWER_BASIC_AUTH="admin:s3cret,other:s3cret",
+    )
+
+    assert listed.code == 0
+    assert "s3cret" not in listed.out + listed.err
+    assert "[fe80::1]" in listed.out
+    for name in ("DATABASE_URL", "ANTHROPIC_API_KEY", "CLAUDE_JOBS_CONCURRENCY"):
+        assert name in listed.out
+
+
+def test_migrate_is_idempotent_and_goes_down_and_up(run: Run, rows: Rows) -> None:
+    assert run("migrate").err == f"nothing to do: the database is at {head()}\n"
+    assert run("migrate", "base").err == f"migrated from {head()} to base\n"
+    assert "has no schema yet" in run("list").line
+    assert run("migrate").err == f"migrated from base to {head()}\n"
+    assert run("list").out == "no jobs\n"
+
+
+def test_the_prompts_are_locked(run: Run) -> None:
+    assert run("prompts", "check").code == 0
+    assert run("prompts", "lock").err == "nothing to do: every version is locked\n"
+
+
+COMMANDS = ["enqueue", "enqueue-file", "show", "list", "tasks", "config", "migrate", "prompts"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "prompts check", "prompts lock", ""])
+def test_help_needs_no_settings(run: Run, command: str) -> None:
+    for flag in ("-h", "--help"):
+        result = run(*command.split(), flag, DATABASE_URL="", REDIS_URL="")
+        assert result.code == 0
+        assert "Usage: " in result.out
+
+
+# The installed script.
+
+
+def script(environment: dict[str, str], folder: Path, *arguments: str, **options: Any) -> Any:
+    return subprocess.Popen(
+        [SCRIPT, *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_the_installed_script_fails_with_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with script(environment | {"DATABASE_URL": "nonsense"}, tmp_path, "list") as process:
+        out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert out == b""
+    assert err.startswith(b"claude-jobs: DATABASE_URL is malformed")
+    assert err.count(b"\n") == 1
+
+
+def test_a_reader_that_stops_reading_ends_the_command_quietly(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for _ in range(3):
+        run("enqueue", "summarize_text", *fields())
+
+    for arguments in (["list"], ["list", "--json"]):
+        with script(environment, tmp_path, *arguments) as process:
+            process.stdout.close()
+            err = process.stderr.read()
+            process.wait(60)
+        assert b"Traceback" not in err
+        assert b"Exception" not in err
+        assert process.returncode == 1
