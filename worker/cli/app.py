@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import admin, enqueue, fleet, inspect, operate
+from worker.cli import admin, enqueue, fleet, inspect, operate, usage
 
 app = typer.Typer(
     name="claude-jobs",
@@ -30,3 +30,4 @@ app.command("tasks")(inspect.tasks)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
 app.add_typer(admin.prompts, name="prompts")
+app.add_typer(usage.usage, name="usage")

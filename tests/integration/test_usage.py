@@ -1,0 +1,90 @@
+"""The usage commands: sums that agree with the rows, and prices that can be renewed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from worker.cli import main
+from worker.storage.engine import transaction
+
+pytestmark = pytest.mark.usefixtures("producer")
+
+INSERT = text("""
+INSERT INTO usage (task, user_id, attempt, call, outcome, model, prompt, prompt_version,
+                   prompt_sha256, input_tokens, output_tokens, thinking_tokens, cost_usd, complete)
+VALUES ('summarize_text', :user, 1, 1, :outcome, :model, 'summarize_text', '1.0', 'x', 1000,
+        :output, 10, :cost, true)
+""")
+
+
+@pytest.fixture(autouse=True)
+def rows(producer: None) -> None:
+    known = {"model": "claude-haiku-5-5", "outcome": "ok", "cost": Decimal("0.001")}
+    with transaction() as connection:
+        for n in range(1, 101):
+            values = known | {"user": f"u{n % 2}", "output": n}
+            connection.execute(INSERT, values)
+        unknown = {"model": "claude-new", "outcome": "truncated", "cost": None}
+        connection.execute(INSERT, unknown | {"user": None, "output": 6500})
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["claude-jobs", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("by", ["task", "prompt", "model", "user", "day", "outcome"])
+def test_every_dimension_sums_to_the_same(capsys: pytest.CaptureFixture[str], by: str) -> None:
+    code, out, _ = run(capsys, "usage", "--by", by, "--json")
+
+    assert code in (0, None)
+    found = json.loads(out)
+    assert sum(Decimal(row["cost_usd"]) for row in found) == Decimal("0.1")
+    assert sum(row["calls"] for row in found) == 101
+    assert sum(row["unpriced"] for row in found) == 1
+
+
+def test_calls_without_a_price_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "usage")
+
+    assert code in (0, None)
+    assert "total $0.1000" in out
+    assert "1 calls have no price" in err
+
+
+def test_the_profile_sets_lengths_beside_max_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "usage", "profile")
+
+    assert code in (0, None)
+    assert "6,500" in out  # the prompt's max_tokens
+    assert "1.0%" in out  # one of 101 was truncated
+
+
+def test_repricing_follows_the_price_list(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "usage", "reprice")
+
+    assert code in (0, None)
+    assert "101 calls looked at, 100 have a new cost" in err
+    with transaction() as connection:
+        costs = text("SELECT output_tokens, cost_usd FROM usage WHERE model = 'claude-haiku-5-5'")
+        for output, cost in connection.execute(costs):
+            # $0.10 and $0.50 a million tokens
+            assert cost == Decimal("0.0001") + output * Decimal("0.0000005")
+
+
+def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("usage", "--by", "moon"), ("usage", "--since", "yesterday")):
+        code, _, err = run(capsys, *arguments)
+        assert code == 1
+        assert err.startswith("claude-jobs: ")
+        assert len(err.splitlines()) == 1
