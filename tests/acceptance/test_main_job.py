@@ -225,8 +225,16 @@ for _ in range(int(times)):
 def send_task(environment: dict[str, str], task_id: str, content: str, times: int = 1) -> None:
     """From a process that imports nothing of ours, outside the project's folder."""
     subprocess.run(
-        [sys.executable, "-I", "-c", SEND_TASK]
-        + [environment["REDIS_URL"], task_id, content, str(times)],
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            SEND_TASK,
+            environment["REDIS_URL"],
+            task_id,
+            content,
+            str(times),
+        ],
         check=True,
         cwd="/",
         timeout=60,
