@@ -88,7 +88,6 @@ def test_a_job_that_kills_its_worker_every_time_fails_and_its_neighbours_finish(
     system.assert_accounted_for()
 
 
-@pytest.mark.xfail(reason="the claim is committed only after the input was read", strict=True)
 def test_a_job_that_kills_its_worker_before_the_call_fails_too(
     system: System, fleet: Fleet, scale: Scale
 ) -> None:

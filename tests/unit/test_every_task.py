@@ -13,7 +13,7 @@ from sandbox.samples import load_samples
 from worker.claude.pricing import cost_usd
 from worker.claude.reply import Tokens
 from worker.claude.schema import for_api
-from worker.engine.prepare import Preparer, Unrunnable
+from worker.engine.prepare import Prepared, Preparer, Unrunnable
 from worker.engine.prompts import PromptLibrary
 from worker.engine.registry import Registry
 from worker.settings import PROJECT
@@ -33,13 +33,17 @@ def claim(task: str, values: dict[str, Any], **options: Any) -> Claim:
     )
 
 
+def prepared(made: Claim) -> Prepared:
+    return PREPARER.prepare(made, PREPARER.choose(made))
+
+
 @pytest.mark.parametrize(("task", "version"), VERSIONS)
 def test_every_sample_becomes_a_request(task: str, version: str) -> None:
     samples = load_samples(task)
 
     assert len(samples) >= 10
     for values in samples:
-        request = PREPARER.prepare(claim(task, values, prompt_version=version)).request
+        request = prepared(claim(task, values, prompt_version=version)).request
         for value in values.values():
             for text in value if isinstance(value, list) else [str(value)]:
                 assert text in request.user
@@ -48,7 +52,7 @@ def test_every_sample_becomes_a_request(task: str, version: str) -> None:
 
 @pytest.mark.parametrize(("task", "version"), VERSIONS)
 def test_the_system_prompt_states_the_output_s_format(task: str, version: str) -> None:
-    request = PREPARER.prepare(claim(task, load_samples(task)[0], prompt_version=version)).request
+    request = prepared(claim(task, load_samples(task)[0], prompt_version=version)).request
 
     assert json.dumps(request.schema, ensure_ascii=False, separators=(",", ":")) in request.system
 
@@ -100,6 +104,6 @@ def test_a_row_that_cannot_become_a_request_says_why(options: dict[str, Any], ki
     values = options.pop("values", load_samples("summarize_text")[0])
 
     with pytest.raises(Unrunnable) as caught:
-        PREPARER.prepare(claim(options.pop("task", "summarize_text"), values, **options))
+        prepared(claim(options.pop("task", "summarize_text"), values, **options))
 
     assert caught.value.failure.type == kind

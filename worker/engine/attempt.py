@@ -10,7 +10,6 @@ from traceback import extract_tb
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from worker.claude.call import call_claude
 from worker.claude.clients import ClientStack
@@ -22,12 +21,12 @@ from worker.claude.request import Request
 from worker.engine import followup
 from worker.engine.followup import Spent
 from worker.engine.holdings import Holdings
-from worker.engine.judge import Rejected, judge
+from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
-from worker.engine.prepare import Preparer, Unrunnable
+from worker.engine.prepare import Prepared, Preparer, Unrunnable
 from worker.engine.registry import AnyTask
 from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler, record_of
-from worker.errors import Failure, StorageUnavailable
+from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
 from worker.storage.claim import claim_job, open_call
@@ -73,18 +72,18 @@ class Attempts:
             if self._holdings.ending.is_set():
                 control.abort("shutdown")
             try:
-                return self._call_and_settle(opened, control)
-            except (StorageUnavailable, SQLAlchemyError):
-                raise
-            except Exception as error:
-                return self._settle_surprise(opened, error)
+                prepared = self._preparer.prepare(opened.claim, opened.choice)
+            except Unrunnable as error:
+                return self._settler.unrunnable(opened, error.failure)
+            return self._converse(opened, prepared, control)
 
-    def _call_and_settle(self, opened: OpenCall, control: CallControl) -> Ended:
-        task, spent = opened.prepared.task, Spent()
+    def _converse(self, opened: OpenCall, prepared: Prepared, control: CallControl) -> Ended:
+        """Call Claude, and call again while a rejected reply can be mended within the attempt."""
+        request, spent = prepared.request, Spent()
         while True:
-            timeout = max(0.0, min(task.call_timeout, opened.seconds_left()))
             try:
-                reply = call_claude(self._clients, opened.request, timeout=timeout, control=control)
+                reply = self._call(opened, request, control)
+                accepted = self._judge(opened, prepared, reply)
             except CallFailed as failed:
                 record = CallRecord(
                     outcome=failed.outcome,
@@ -92,23 +91,29 @@ class Attempts:
                     latency_ms=failed.latency_ms,
                 )
                 return self._settler.after_failure(opened, record, failed.failure, failed.facts)
-            try:
-                accepted = judge(
-                    reply, task.output, task.checks, opened.prepared.input, task.warnings
-                )
             except Rejected as rejected:
                 record = record_of(reply, rejected.outcome)
-                request, spent = follow_up(opened, reply, rejected, spent)
-                if request is None:
+                following, spent = follow_up(opened, request, reply, rejected, spent)
+                if following is None:
                     facts = CallFacts("transient" if rejected.retryable else "terminal")
                     return self._settler.after_failure(opened, record, rejected.failure, facts)
                 log.info("asking again", remedy=rejected.remedy, summary=rejected.failure.summary)
-                following = self._settler.next_call(opened, record, request)
-                if following is None:
+                next_opened = self._settler.next_call(opened, record, following)
+                if next_opened is None:
                     return NOT_OURS
-                opened = following
+                opened, request = next_opened, following
+            except Exception as error:
+                return self._settle_surprise(opened, error)
             else:
                 return self._settler.succeed(opened, reply, accepted)
+
+    def _call(self, opened: OpenCall, request: Request, control: CallControl) -> Reply:
+        timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
+        return call_claude(self._clients, request, timeout=timeout, control=control)
+
+    def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
+        task = opened.choice.task
+        return judge(reply, task.output, task.checks, prepared.input, task.warnings)
 
     def _settle_surprise(self, opened: OpenCall, error: Exception) -> Ended:
         """Whatever was not foreseen ends the attempt, not the job's chance to be looked after."""
@@ -121,7 +126,11 @@ class Attempts:
         return self._settler.after_failure(opened, record, failure, CallFacts("transient"))
 
     def _claim(self, task: AnyTask, job_id: UUID) -> OpenCall | Ended:
-        """Claim the job and open its usage row, in one transaction."""
+        """Claim the job and open its usage row, in one transaction.
+
+        The input is not looked at before that is committed: should reading it kill the process,
+        the claim is there to be rescued, and the rescues are counted.
+        """
         with transaction() as connection:
             claim = claim_job(
                 connection,
@@ -133,13 +142,13 @@ class Attempts:
             if claim is None:
                 return NOT_OURS
             try:
-                prepared = self._preparer.prepare(claim)
+                choice = self._preparer.choose(claim)
             except Unrunnable as error:
                 failure = error.failure
                 settle.fail(connection, claim, None, None, error=failure.as_json(claim.attempt))
                 log.error("job failed", error=failure.type, summary=failure.summary)
                 return Ended("failed", failure)
-            if pause := claim.is_paused(prepared.request.model):
+            if pause := claim.is_paused(choice.model):
                 failure = Failure("paused", f"{pause} is paused")
                 settle.requeue(
                     connection, claim, None, None, after=0, error=None, refund_attempt=True
@@ -149,27 +158,27 @@ class Attempts:
                 connection,
                 claim,
                 call=1,
-                model=prepared.request.model,
-                prompt=prepared.prompt.name,
-                prompt_version=prepared.prompt.version,
-                prompt_sha256=prepared.prompt.sha256,
+                model=choice.model,
+                prompt=choice.prompt.name,
+                prompt_version=choice.prompt.version,
+                prompt_sha256=choice.prompt.sha256,
             )
-        return OpenCall(claim, prepared, usage_id, prepared.request)
+        return OpenCall(claim, choice, usage_id)
 
 
 def follow_up(
-    opened: OpenCall, reply: Reply, rejected: Rejected, spent: Spent
+    opened: OpenCall, request: Request, reply: Reply, rejected: Rejected, spent: Spent
 ) -> tuple[Request | None, Spent]:
     """The request that may mend a rejected reply within the attempt; None when nothing is left."""
-    prompt = opened.prepared.prompt
+    prompt = opened.choice.prompt
     match rejected.remedy:
-        case "repair" if spent.repairs < opened.prepared.task.repairs:
-            request = followup.repair(opened.request, reply.text, rejected.problems)
-            return request, replace(spent, repairs=spent.repairs + 1)
+        case "repair" if spent.repairs < opened.choice.task.repairs:
+            corrected = followup.repair(request, reply.text, rejected.problems)
+            return corrected, replace(spent, repairs=spent.repairs + 1)
         case "enlarge":
-            return followup.enlarge(opened.request, prompt), spent
+            return followup.enlarge(request, prompt), spent
         case "fall_back":
-            return followup.fall_back(opened.request, prompt), spent
+            return followup.fall_back(request, prompt), spent
     return None, spent
 
 

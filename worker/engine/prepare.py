@@ -25,12 +25,19 @@ class Unrunnable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything that an attempt needs to know before it calls."""
+class Choice:
+    """What a claim runs with; chosen from the row alone, without touching its input."""
 
     task: AnyTask
-    input: BaseModel
     prompt: Prompt
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The input as the task's checks see it, and the request that is sent for it."""
+
+    input: BaseModel
     request: Request
 
 
@@ -45,29 +52,39 @@ class Preparer:
             for name, schema in self._schemas.items()
         }
 
-    def prepare(self, claim: Claim) -> Prepared:
-        """Validate the input again (it may have come by SQL), choose the version and render it.
+    def choose(self, claim: Claim) -> Choice:
+        """The task, the prompt version and the model of a claim.
 
         Raises:
-            Unrunnable: unknown task or version, an input that does not fit, a template that fails.
+            Unrunnable: the task or the version is unknown.
         """
         try:
             task = self._registry[claim.task]
             prompt = self._registry.prompts.get(task.prompt, claim.prompt_version)
-            task_input = task.parse_input(claim.input)
         except UnknownTask as error:
             raise _unrunnable("unknown_task", error) from None
         except UnknownPromptVersion as error:
             raise _unrunnable("unknown_prompt_version", error) from None
+        return Choice(task, prompt, claim.model or prompt.file.model)
+
+    def prepare(self, claim: Claim, choice: Choice) -> Prepared:
+        """Validate the input again – it may have come by SQL – and render the prompt with it.
+
+        Raises:
+            Unrunnable: the input does not fit, or the template fails on it.
+        """
+        try:
+            task_input = choice.task.parse_input(claim.input)
         except InvalidInput as error:
             raise _unrunnable("invalid_input", error) from None
         except Exception as error:  # a validator is the task author's code
             summary = f"the input model of {claim.task} failed"
             message = f"{summary}: {type(error).__name__}: {error}"
             raise Unrunnable(Failure("input_error", summary, message)) from None
-        return Prepared(task, task_input, prompt, self._request(claim, task, prompt, task_input))
+        return Prepared(task_input, self._request(claim, choice, task_input))
 
-    def _request(self, claim: Claim, task: AnyTask, prompt: Prompt, given: BaseModel) -> Request:
+    def _request(self, claim: Claim, choice: Choice, given: BaseModel) -> Request:
+        task, prompt = choice.task, choice.prompt
         values: dict[str, Any] = given.model_dump()
         try:
             system, user = prompt.render(values, self._schema_texts[task.name])
@@ -76,7 +93,7 @@ class Preparer:
             message = f"{summary}: {type(error).__name__}: {error}"
             raise Unrunnable(Failure("template_error", summary, message)) from None
         return Request(
-            model=claim.model or prompt.file.model,
+            model=choice.model,
             max_tokens=prompt.file.max_tokens,
             system=system,
             user=user,

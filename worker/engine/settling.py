@@ -18,7 +18,7 @@ from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted
 from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
-from worker.engine.prepare import Prepared
+from worker.engine.prepare import Choice
 from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, Snooze
 from worker.storage import control, settle
 from worker.storage.claim import Claim
@@ -47,10 +47,8 @@ class OpenCall:
     """A claimed job whose usage row is `in_flight`."""
 
     claim: Claim
-    prepared: Prepared
+    choice: Choice
     usage_id: int
-    request: Request
-    call: int = 1
     opened_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:
@@ -64,6 +62,21 @@ class Settler:
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
 
+    def unrunnable(self, opened: OpenCall, failure: Failure) -> Ended:
+        """Fail a job that cannot become a request; the call that was never made is withdrawn."""
+        error = failure.as_json(opened.claim.attempt)
+
+        def fail(connection: Connection) -> bool:
+            held = settle.fail(connection, opened.claim, None, None, error=error)
+            if held:
+                settle.withdraw_call(connection, opened.usage_id)
+            return held
+
+        if not self._write(fail):
+            return _lost_claim()
+        log.error("job failed", error=failure.type, summary=failure.summary)
+        return Ended("failed", failure)
+
     def next_call(self, opened: OpenCall, record: CallRecord, request: Request) -> OpenCall | None:
         """Complete the open call and open one for `request`; None when the claim was lost."""
         usage_id = self._write(
@@ -74,11 +87,11 @@ class Settler:
         if usage_id is None:
             _lost_claim()
             return None
-        return replace(opened, usage_id=usage_id, request=request, call=opened.call + 1)
+        return replace(opened, usage_id=usage_id)
 
     def succeed(self, opened: OpenCall, reply: Reply, accepted: Accepted) -> Ended:
         """Store the validated output and end the job."""
-        prompt = opened.prepared.prompt
+        prompt = opened.choice.prompt
         record = record_of(reply, "ok")
         held = self._write(
             lambda connection: settle.succeed(
@@ -102,7 +115,7 @@ class Settler:
         self, opened: OpenCall, record: CallRecord, failure: Failure, facts: CallFacts
     ) -> Ended:
         """Decide what follows a failed call, and write it."""
-        claim, task = opened.claim, opened.prepared.task
+        claim, task = opened.claim, opened.choice.task
         decision = decide(facts, _budget(opened), task.backoff)
         error = failure.as_json(claim.attempt)
         logged = {"error": failure.type, "summary": failure.summary, "attempt": claim.attempt}

@@ -207,3 +207,11 @@ def next_call(
     parameters = _parameters(claim, usage_id, call) | {"next_model": model}
     opened = connection.execute(_NEXT_CALL, parameters).scalar_one_or_none()
     return None if opened is None else int(opened)
+
+
+_WITHDRAW = text("DELETE FROM usage WHERE id = :id AND outcome = 'in_flight'")
+
+
+def withdraw_call(connection: Connection, usage_id: int) -> None:
+    """Remove the row of a call that was opened and then never made."""
+    connection.execute(_WITHDRAW, {"id": usage_id})
