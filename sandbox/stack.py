@@ -26,7 +26,7 @@ DATA = PROJECT / RUNTIME_FILE.parent
 RUNTIME = PROJECT / RUNTIME_FILE
 
 WORKER_COMMAND = (
-    "python -m celery -A worker worker --without-gossip --without-mingle --hostname={name}@%h"
+    "python -m celery -A {app} worker --without-gossip --without-mingle --hostname={name}@%h"
 )
 FLOWER_COMMAND = "python -m celery -A worker flower --port={port}"
 
@@ -43,10 +43,10 @@ class Stack:
     services: dict[str, Service] = field(default_factory=dict)
     flower_url: str = ""
 
-    def start_worker(self, name: str = "worker", **extra: str) -> Service:
-        """Start one more worker process and wait until it consumes."""
+    def start_worker(self, name: str = "worker", app: str = "worker", **extra: str) -> Service:
+        """Start one more worker process, of another Celery `app` if need be, until it consumes."""
         service = Service(
-            WORKER_COMMAND.format(name=name).split(),
+            WORKER_COMMAND.format(name=name, app=app).split(),
             self.environment | extra,
             self.logs / f"{name}.log",
         )

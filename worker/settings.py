@@ -172,6 +172,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="A worker that has not renewed its lease for so long is taken for dead.",
     )
+    stall_seconds: float = Field(
+        20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A streamed reply that has begun and then sends nothing for so long is given "
+        "up. A ping counts as a sign of life; before the stream begins, the call timeout counts.",
+    )
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,

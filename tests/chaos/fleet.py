@@ -15,7 +15,6 @@ from sandbox.service import Service
 from sandbox.stack import WORKER_COMMAND
 from tests.chaos.system import System
 
-_COMMAND = WORKER_COMMAND.replace("-A worker", "-A {app}")
 _numbers = count(1)
 
 _RESCUED = re.compile(r"worker lost: job rescued.* job=(\S+) lost=\S+:(\d+) ")
@@ -45,7 +44,7 @@ class Fleet:
         number = next(_numbers)
         environment = self.system.environment | extra
         log = self.system.stack.logs / f"chaos-{number}.log"
-        command = shlex.split(_COMMAND.format(app=app, name=f"chaos-{number}"))
+        command = shlex.split(WORKER_COMMAND.format(app=app, name=f"chaos-{number}"))
         worker = Service(command, environment, log).start()
         self.members.append(worker)
         return worker

@@ -176,7 +176,7 @@ def test_jobs_survive_a_broker_that_is_away_and_one_that_forgets_everything(
         "CLAUDE_JOBS_POLL_SECONDS": "0.2",
         "CLAUDE_JOBS_REDISPATCH_SECONDS": "1",
     }
-    command = WORKER_COMMAND.format(name="forgotten").split()
+    command = WORKER_COMMAND.format(name="forgotten", app="worker").split()
 
     with Service(command, given, stack.logs / "forgotten.log") as worker:
         for number in range(40):

@@ -15,7 +15,7 @@ Kind = Literal[
 ]
 
 #: Why we ended a call ourselves.
-Reason = Literal["timeout", "cancelled", "lost", "shutdown"]
+Reason = Literal["timeout", "stalled", "cancelled", "lost", "shutdown"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class CallControl:
         self._lock = threading.Lock()
         self._client: CallClient | None = None
         self.deadline: float | None = None
+        #: When a stream that has begun counts as stalled.
+        self.silent_until: float | None = None
         self.reason: Reason | None = None
 
     def abort(self, reason: Reason) -> None:
@@ -46,11 +48,15 @@ class CallControl:
             # Under the lock: nobody may shut down the socket of the client's next call.
             with self._lock:
                 self._client = None
-                self.deadline = None
+                self.deadline = self.silent_until = None
+
+    def expect_more(self, seconds: float) -> None:
+        """The next byte of a stream must come within so many seconds."""
+        self.silent_until = time.monotonic() + seconds
 
 
 class Watchdog:
-    """Aborts calls that are past their deadline, and those that connected after an abort."""
+    """Aborts calls that are late or have stalled, and those that connected after an abort."""
 
     def __init__(self) -> None:
         self._controls: set[CallControl] = set()
@@ -78,8 +84,10 @@ class Watchdog:
         while not self._stop.wait(_RESOLUTION):
             now = time.monotonic()
             for control in self._controls.copy():
-                deadline = control.deadline
+                deadline, silent_until = control.deadline, control.silent_until
                 if deadline is not None and now > deadline:
                     control.abort("timeout")
+                elif silent_until is not None and now > silent_until:
+                    control.abort("stalled")
                 elif control.reason is not None:
                     control.abort(control.reason)

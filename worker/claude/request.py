@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+CacheLifetime = Literal["5m", "1h"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +15,9 @@ class Request:
 
     `schema` is what `worker.claude.schema.for_api` made of the output model. `user_id` goes out
     as `metadata.user_id`: it must be an opaque id, never a name or an address. `correction` is a
-    reply that could not be used, and what Claude is told about it.
+    reply that could not be used, and what Claude is told about it. `cache` keeps the system prompt,
+    which is the same for every input, in Claude's prompt cache for so long; a prefix shorter than
+    the model's minimum (512 to 4,096 tokens) is not cached, and nothing says so but the usage.
     """
 
     model: str
@@ -23,6 +27,7 @@ class Request:
     schema: dict[str, Any]
     effort: str | None = None
     user_id: str | None = None
+    cache: CacheLifetime | None = None
     correction: tuple[str, str] | None = None
 
     def input_characters(self) -> int:
@@ -37,13 +42,19 @@ class Request:
         parameters: dict[str, Any] = {
             "model": self.model,
             "max_tokens": self.max_tokens,
-            "system": self.system,
+            "system": self._system(),
             "messages": self._messages(),
             "output_config": output_config,
         }
         if self.user_id:
             parameters["metadata"] = {"user_id": self.user_id}
         return parameters
+
+    def _system(self) -> str | list[dict[str, Any]]:
+        if self.cache is None:
+            return self.system
+        control = {"type": "ephemeral", "ttl": self.cache}
+        return [{"type": "text", "text": self.system, "cache_control": control}]
 
     def _messages(self) -> list[dict[str, str]]:
         messages = [{"role": "user", "content": self.user}]

@@ -45,6 +45,7 @@ def enqueue(
     ] = None,
     prompt_version: Version = None,
     model: Model = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Receive the reply streamed.")] = False,
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
@@ -60,6 +61,7 @@ def enqueue(
         idempotency_key=idempotency_key,
         prompt_version=prompt_version,
         model=model,
+        stream=stream,
     )
     if not wait:
         typer.echo(job.id)

@@ -5,13 +5,12 @@ No transaction is open while Claude is thinking; every write after the claim is 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from traceback import extract_tb
 from uuid import UUID
 
 import structlog
 
-from worker.claude.call import call_claude
+from worker.claude.call import Patience, call_claude
 from worker.claude.clients import ClientStack
 from worker.claude.facts import CallFacts
 from worker.claude.failures import CallFailed
@@ -19,13 +18,20 @@ from worker.claude.inflight import CallControl, Watchdog
 from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
-from worker.engine.followup import Spent
+from worker.engine.budget import Spent
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
 from worker.engine.prepare import Prepared, Preparer, Unrunnable
 from worker.engine.registry import AnyTask
-from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler, record_of
+from worker.engine.settling import (
+    NOT_OURS,
+    Ended,
+    OpenCall,
+    Settler,
+    record_of,
+    record_of_failure,
+)
 from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
@@ -79,26 +85,24 @@ class Attempts:
 
     def _converse(self, opened: OpenCall, prepared: Prepared, control: CallControl) -> Ended:
         """Call Claude, and call again while a rejected reply can be mended within the attempt."""
-        request, spent = prepared.request, Spent()
+        request = prepared.request
         while True:
             try:
                 reply = self._call(opened, request, control)
                 accepted = self._judge(opened, prepared, reply)
             except CallFailed as failed:
-                record = CallRecord(
-                    outcome=failed.outcome,
-                    request_id=failed.failure.request_id,
-                    latency_ms=failed.latency_ms,
-                )
+                record = record_of_failure(failed)
                 return self._settler.after_failure(opened, record, failed.failure, failed.facts)
             except Rejected as rejected:
                 record = record_of(reply, rejected.outcome)
-                following, spent = follow_up(opened, request, reply, rejected, spent)
+                following = follow_up(opened.after(record), request, reply, rejected)
                 if following is None:
                     facts = CallFacts("transient" if rejected.retryable else "terminal")
                     return self._settler.after_failure(opened, record, rejected.failure, facts)
                 log.info("asking again", remedy=rejected.remedy, summary=rejected.failure.summary)
-                next_opened = self._settler.next_call(opened, record, following)
+                next_opened = self._settler.next_call(
+                    opened.after(record, rejected.remedy), record, following
+                )
                 if next_opened is None:
                     return NOT_OURS
                 opened, request = next_opened, following
@@ -108,8 +112,11 @@ class Attempts:
                 return self._settler.succeed(opened, reply, accepted)
 
     def _call(self, opened: OpenCall, request: Request, control: CallControl) -> Reply:
-        timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
-        return call_claude(self._clients, request, timeout=timeout, control=control)
+        patience = Patience(
+            timeout=max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left())),
+            stall=self._settings.stall_seconds,
+        )
+        return call_claude(self._clients, request, patience, control, stream=opened.claim.stream)
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
@@ -163,23 +170,24 @@ class Attempts:
                 prompt_version=choice.prompt.version,
                 prompt_sha256=choice.prompt.sha256,
             )
-        return OpenCall(claim, choice, usage_id)
+        return OpenCall(claim, choice, usage_id, Spent.before(claim))
 
 
 def follow_up(
-    opened: OpenCall, request: Request, reply: Reply, rejected: Rejected, spent: Spent
-) -> tuple[Request | None, Spent]:
+    opened: OpenCall, request: Request, reply: Reply, rejected: Rejected
+) -> Request | None:
     """The request that may mend a rejected reply within the attempt; None when nothing is left."""
-    prompt = opened.choice.prompt
+    task, prompt = opened.choice.task, opened.choice.prompt
+    if opened.spent.beyond(task):
+        return None
     match rejected.remedy:
-        case "repair" if spent.repairs < opened.choice.task.repairs:
-            corrected = followup.repair(request, reply.text, rejected.problems)
-            return corrected, replace(spent, repairs=spent.repairs + 1)
+        case "repair" if opened.spent.repairs < task.repairs:
+            return followup.repair(request, reply.text, rejected.problems)
         case "enlarge":
-            return followup.enlarge(request, prompt), spent
+            return followup.enlarge(request, prompt)
         case "fall_back":
-            return followup.fall_back(request, prompt), spent
-    return None, spent
+            return followup.fall_back(request, prompt)
+    return None
 
 
 def _hand_back(job_id: UUID) -> Ended:

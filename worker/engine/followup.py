@@ -6,7 +6,7 @@ own usage row, within the same attempt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from worker.claude.request import Request
 from worker.engine.prompts import Prompt
@@ -16,13 +16,6 @@ REPAIR_INPUT_RATIO = 1.5
 #: Characters of the errors' list: ten problems say as much as a hundred.
 _MOST_PROBLEMS = 10
 _CLIPPED = "\n[…]"
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """The follow-ups that an attempt has made."""
-
-    repairs: int = 0
 
 
 def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) -> Request:

@@ -43,11 +43,15 @@ DEFAULT_BACKOFF = Backoff()
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much trying a job is worth: attempts, and seconds left until its deadline."""
+    """How much trying a job is worth: attempts, and seconds left until its deadline.
+
+    `spent`: its tokens or its dollars are used up.
+    """
 
     attempt: int
     max_attempts: int
     seconds_left: float
+    spent: bool = False
 
 
 def decide(
@@ -74,8 +78,8 @@ def decide(
             return Snooze(wait) if wait < budget.seconds_left else Fail()
         case "transient":
             wait = (asked or 0.0) + pause
-            worth_it = budget.attempt < budget.max_attempts and wait < budget.seconds_left
-            return Retry(wait) if worth_it else Fail()
+            left = budget.attempt < budget.max_attempts and not budget.spent
+            return Retry(wait) if left and wait < budget.seconds_left else Fail()
 
 
 def _after_abort(facts: CallFacts) -> Decision:

@@ -100,6 +100,7 @@ class Preparer:
             schema=self._schemas[task.name],
             effort=prompt.file.effort,
             user_id=claim.user_id,
+            cache=prompt.file.cache,
         )
 
 

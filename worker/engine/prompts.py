@@ -20,6 +20,7 @@ from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from worker.claude.request import CacheLifetime
 from worker.errors import ConfigurationError, UnknownPromptVersion
 from worker.settings import get_settings
 
@@ -27,7 +28,7 @@ _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 #: Keys that came after versions had been locked: unset, they leave a version's hash as it was.
-_ADDED_LATER = {"max_tokens_ceiling", "fallback_model"}
+_ADDED_LATER = {"max_tokens_ceiling", "fallback_model", "cache"}
 
 #: The one variable that a system prompt may use: the JSON schema of the task's output.
 SYSTEM_VARIABLE = "output_schema"
@@ -45,6 +46,7 @@ class PromptFile(BaseModel):
     max_tokens_ceiling: int | None = Field(None, gt=0)
     fallback_model: Text | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    cache: CacheLifetime | None = None
     system: Text
     template: Text
     notes: str = ""

@@ -11,11 +11,13 @@ import structlog
 from sqlalchemy import Connection
 
 from worker.claude.facts import CallFacts
+from worker.claude.failures import CallFailed
 from worker.claude.pricing import PRICE_VERSION, cost_usd
 from worker.claude.reply import Reply, describe
 from worker.claude.request import Request
+from worker.engine.budget import Spent
 from worker.engine.holdings import Holdings
-from worker.engine.judge import Accepted
+from worker.engine.judge import Accepted, Remedy
 from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
 from worker.engine.prepare import Choice
@@ -49,11 +51,16 @@ class OpenCall:
     claim: Claim
     choice: Choice
     usage_id: int
+    spent: Spent
     opened_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:
         """Until the job's deadline."""
         return self.claim.seconds_left - (time.monotonic() - self.opened_at)
+
+    def after(self, call: CallRecord, remedy: Remedy = "none") -> OpenCall:
+        """With what its call has used up, and the remedy that follows it."""
+        return replace(self, spent=self.spent.plus(call, repairs=int(remedy == "repair")))
 
 
 class Settler:
@@ -116,7 +123,10 @@ class Settler:
     ) -> Ended:
         """Decide what follows a failed call, and write it."""
         claim, task = opened.claim, opened.choice.task
-        decision = decide(facts, _budget(opened), task.backoff)
+        beyond = opened.after(record).spent.beyond(task)
+        decision = decide(facts, _budget(opened, spent=beyond is not None), task.backoff)
+        if beyond is not None and facts.kind == "transient":
+            failure = _over_budget(beyond, failure)
         error = failure.as_json(claim.attempt)
         logged = {"error": failure.type, "summary": failure.summary, "attempt": claim.attempt}
 
@@ -180,8 +190,19 @@ class Settler:
             )
 
 
-def record_of(reply: Reply, outcome: str) -> CallRecord:
-    """The usage columns of a call whose reply arrived whole."""
+def record_of_failure(failed: CallFailed) -> CallRecord:
+    """The usage columns of a call that failed: what had arrived of its reply counts."""
+    if failed.partial is not None:
+        return record_of(failed.partial, failed.outcome, complete=False)
+    return CallRecord(
+        outcome=failed.outcome,
+        request_id=failed.failure.request_id,
+        latency_ms=failed.latency_ms,
+    )
+
+
+def record_of(reply: Reply, outcome: str, *, complete: bool = True) -> CallRecord:
+    """The usage columns of a call whose reply has arrived."""
     tokens = reply.tokens
     return CallRecord(
         outcome=outcome,
@@ -199,16 +220,22 @@ def record_of(reply: Reply, outcome: str) -> CallRecord:
         service_tier=reply.service_tier,
         latency_ms=reply.latency_ms,
         first_token_ms=reply.first_token_ms,
-        complete=True,
+        complete=complete,
     )
 
 
-def _budget(opened: OpenCall) -> Budget:
+def _over_budget(beyond: str, failure: Failure) -> Failure:
+    message = f"{beyond}; the last call: {failure.message or failure.summary}"
+    return replace(failure, type="budget_spent", summary=beyond, message=message)
+
+
+def _budget(opened: OpenCall, *, spent: bool) -> Budget:
     claim = opened.claim
     return Budget(
         attempt=claim.attempt,
         max_attempts=claim.max_attempts,
         seconds_left=opened.seconds_left(),
+        spent=spent,
     )
 
 

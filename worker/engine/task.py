@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -56,6 +57,9 @@ class Task(Generic[Input, Output]):
             they find is repaired, or else fails the job.
         warnings: checks whose findings are kept in `results.warnings` and stop nothing.
         repairs: how many replies of an attempt may be sent back to be corrected.
+        token_budget: tokens of all kinds that a job may use over all its calls; once they are used
+            up no further call is made. None: no bound.
+        cost_budget: the same in US dollars.
         max_attempts: how many attempts a job gets before it fails.
         call_timeout: seconds that one call to Claude may take, by the wall clock.
         deadline: seconds from its first claim after which a job is not tried again.
@@ -69,6 +73,8 @@ class Task(Generic[Input, Output]):
     checks: Sequence[Callable[[Input, Output], str | None]] = ()
     warnings: Sequence[Callable[[Input, Output], str | None]] = ()
     repairs: int = 1
+    token_budget: int | None = 2_000_000
+    cost_budget: Decimal | None = Decimal(10)
     max_attempts: int = 5
     call_timeout: float = 120.0
     deadline: float = 24 * 3600.0
@@ -157,6 +163,7 @@ class Task(Generic[Input, Output]):
         prompt_version: str | None = None,
         model: str | None = None,
         max_attempts: int | None = None,
+        stream: bool = False,
         **values: Any,
     ) -> Job[Output]:
         """Insert a job and return its handle.
@@ -172,6 +179,8 @@ class Task(Generic[Input, Output]):
             prompt_version: pins a version; otherwise the current one at the time of the call.
             model: overrides the prompt version's model.
             max_attempts: overrides the task's.
+            stream: receive the reply as it is written, which costs the worker ten times the CPU:
+                the time to the first token is recorded, and a stalled reply is noticed in seconds.
             values: the fields of the input.
 
         Raises:
@@ -190,6 +199,7 @@ class Task(Generic[Input, Output]):
             prompt_version=prompt_version,
             model=model,
             max_attempts=max_attempts,
+            stream=stream,
         )
         return Job(self._insert([job], session)[0], self)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,7 +12,10 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker owns until its lease runs out; `token` fences every later write."""
+    """A job that this worker owns until its lease runs out; `token` fences every later write.
+
+    `spent_tokens` and `spent_usd` are what its earlier calls used.
+    """
 
     id: UUID
     token: UUID
@@ -23,6 +27,9 @@ class Claim:
     attempt: int
     max_attempts: int
     seconds_left: float
+    stream: bool
+    spent_tokens: int
+    spent_usd: Decimal
     paused: list[str]
 
     def is_paused(self, model: str) -> str | None:
@@ -39,9 +46,16 @@ UPDATE jobs
 SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :worker,
     lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now(),
     deadline_at = coalesce(deadline_at, now() + make_interval(secs => :deadline_seconds))
+FROM (
+    SELECT coalesce(sum(input_tokens + cache_read_tokens + cache_write_5m_tokens
+                        + cache_write_1h_tokens + output_tokens), 0) AS tokens,
+           coalesce(sum(cost_usd), 0) AS usd
+    FROM usage WHERE job_id = :id
+) AS spent
 WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested
 RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt, max_attempts,
-          extract(epoch FROM deadline_at - now())::float AS seconds_left,
+          extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
+          spent.tokens, spent.usd,
           ARRAY(SELECT scope || ':' || name FROM pauses) AS paused
 """)
 

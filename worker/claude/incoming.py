@@ -1,0 +1,132 @@
+"""A streamed message, put together event by event.
+
+`message_start` holds the input's tokens, with cache writes split by lifetime; `message_delta` holds
+the stop reason and the output's tokens so far, without that split. A stream that ends without
+`message_stop` is a reply that was cut, however clean the end looks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from worker.claude.reply import Reply, StopDetails, Tokens, WireUsage
+from worker.claude.sse import EventReader
+
+
+class MalformedReply(ValueError):
+    """What arrived is no message of the API's."""
+
+
+class ErrorEvent(Exception):
+    """Claude ended the stream with an error, after its status had been 200."""
+
+    def __init__(self, type_: str, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.type = type_
+        self.message = message
+        self.headers = headers
+
+
+class Incoming:
+    """A reply on its way. `complete` once `message_stop` has come."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._events = EventReader()
+        self._headers: Mapping[str, str] = {}
+        self._model: str | None = None
+        self._usage: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._stop_reason: str | None = None
+        self._category: str | None = None
+        self._first_token_ms: int | None = None
+        self.complete = False
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take the response's headers, in lower case.
+
+        Raises:
+            MalformedReply: it is not an event stream.
+        """
+        self._headers = headers
+        kind = headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            raise MalformedReply(f"the response is {kind or 'of no type'}, not an event stream")
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what has arrived.
+
+        Raises:
+            ErrorEvent: Claude gave up.
+            MalformedReply: the bytes are not what the API sends.
+        """
+        try:
+            for data in self._events.feed(chunk):
+                self._take(from_json(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MalformedReply(f"the stream is malformed: {type(error).__name__}") from None
+
+    def reply(self) -> Reply | None:
+        """What has come so far; None before the stream has begun."""
+        if self._model is None:
+            return None
+        usage = WireUsage.model_validate(self._usage)
+        return Reply(
+            text="".join(self._text),
+            stop_reason=self._stop_reason,
+            model=self._model,
+            tokens=Tokens.from_usage(usage),
+            service_tier=usage.service_tier,
+            request_id=self._headers.get("request-id"),
+            latency_ms=self._milliseconds(),
+            first_token_ms=self._first_token_ms,
+            refusal_category=self._category,
+            headers=self._headers,
+        )
+
+    def _take(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "content_block_delta":
+                if self._first_token_ms is None:
+                    self._first_token_ms = self._milliseconds()
+                self._add(event["delta"].get("text"))
+            case "content_block_start":
+                # Empty as a rule; a block may begin with text all the same.
+                self._add(event["content_block"].get("text"))
+            case "message_start":
+                message = event["message"]
+                self._model = str(message["model"])
+                self._usage = self._checked(message["usage"])
+            case "message_delta":
+                delta = event["delta"]
+                self._stop_reason = delta["stop_reason"]
+                if details := delta.get("stop_details"):
+                    self._category = StopDetails.model_validate(details).category
+                # Null stands for "as before", as does what is missing.
+                known = {k: v for k, v in event.get("usage", {}).items() if v is not None}
+                self._usage = self._checked(self._usage | known)
+            case "message_stop":
+                self.complete = self._model is not None
+            case "error":
+                error = event["error"]
+                raise ErrorEvent(str(error["type"]), str(error.get("message", "")), self._headers)
+
+    def _add(self, text: object) -> None:
+        if not isinstance(text, str | None):
+            raise TypeError("text that is none")
+        self._text.append(text or "")
+
+    def _checked(self, usage: dict[str, Any]) -> dict[str, Any]:
+        try:
+            WireUsage.model_validate(usage)
+        except ValidationError as error:
+            raise MalformedReply("the stream's usage is malformed") from error
+        return usage
+
+    def _milliseconds(self) -> int:
+        return round((time.monotonic() - self._started) * 1000)
