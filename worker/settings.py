@@ -159,6 +159,16 @@ class Settings(BaseSettings):
         description="Jobs that may wait in the broker, fleet-wide. Everything beyond stays in "
         "Postgres, where priority still counts. Below the fleet's slots, slots stay empty.",
     )
+    max_running_per_user: int | None = Field(
+        None,
+        gt=0,
+        description="Jobs of one user_id that may be dispatched or running at once, fleet-wide. "
+        "Unset: a user with many jobs can take every slot.",
+    )
+    max_running_per_task: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        {},
+        description='The same for tasks, as JSON: {"analyze_document": 50}.',
+    )
     poll_seconds: float = Field(
         1.0,
         gt=0,

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 import structlog
 
+from worker.engine.dispatch import Capacity, Dispatcher, unlimited
 from worker.engine.loops import Loop
 from worker.settings import Settings
-from worker.storage.dispatch import Dispatched, dispatch_due, recall
+from worker.storage.dispatch import Dispatched, recall
 from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -22,8 +23,8 @@ CHANNEL = "claude_jobs_due"
 
 #: Messages published per transaction: small, so that an urgent job waits for few others.
 _BATCH = 100
-#: The pause while the working set is full: workers empty it without telling.
-_FULL_PAUSE = 0.05
+#: The pause while there is no room, or a limit is used up: both change without anybody telling.
+_SOON = 0.05
 #: The pause after the broker failed.
 _OUTAGE_PAUSE = 1.0
 
@@ -34,18 +35,22 @@ Publish = Callable[[Sequence[Dispatched]], bool]
 class Relay(Loop):
     """Dispatches due jobs until it is stopped; survives Postgres and the broker going away.
 
-    `models` names the model that each task runs on, so that a paused model is left alone.
+    `models` names the model that each task runs on; `capacity` says what the rate limits admit.
     """
 
     name = "relay"
 
     def __init__(
-        self, settings: Settings, publish: Publish, models: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        publish: Publish,
+        models: Mapping[str, str] | None = None,
+        capacity: Capacity = unlimited,
     ) -> None:
         super().__init__()
         self._settings = settings
         self._publish = publish
-        self._models = models or {}
+        self._dispatcher = Dispatcher(settings, models or {}, capacity)
         self._listener: psycopg.Connection | None = None
         self._broker_down = False
 
@@ -66,18 +71,17 @@ class Relay(Loop):
     def dispatch(self) -> float:
         """Dispatch one batch; returns the seconds to wait before the next look, at most."""
         with transaction() as connection:
-            batch = dispatch_due(
-                connection,
-                working_set=self._settings.working_set,
-                batch=_BATCH,
-                models=self._models,
-            )
-        if self._publish_all(batch.jobs):
-            if len(batch.jobs) == _BATCH:
+            batch = self._dispatcher.dispatch(connection, _BATCH)
+        if not self._publish_all(batch.jobs):
+            self.stopping.wait(_OUTAGE_PAUSE)
+            return 0.0
+        match batch.look_again:
+            case "now":
                 return 0.0
-            return _FULL_PAUSE if batch.full else self._settings.poll_seconds
-        self.stopping.wait(_OUTAGE_PAUSE)
-        return 0.0
+            case "soon":
+                return min(_SOON, self._settings.poll_seconds)
+            case "later":
+                return self._settings.poll_seconds
 
     def _publish_all(self, jobs: Sequence[Dispatched]) -> bool:
         if not jobs:

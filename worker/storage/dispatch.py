@@ -1,20 +1,43 @@
-"""The relay's statements: due rows become messages, and what could not be sent comes back."""
+"""The relay's statements: due rows become messages, and what could not be sent comes back.
+
+Queued jobs are read group by group – one task, model and priority – through an index in that
+order, so that what a group must not send (its model's limit is used up, its task is paused) is not
+even looked at, and the cost does not grow with what waits behind.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from worker.storage.rescue import MAX_RESCUES
 
-_NO_MODELS: Mapping[str, str] = {}
-
-#: Dispatching is serialised over the fleet, so that the working set is an exact bound.
+#: Dispatching is serialised over the fleet, so that every bound on it is exact.
 _DISPATCH_LOCK = 0x636C6A72
+
+
+class Group(NamedTuple):
+    """Jobs of one task, one model ('' = the task's own) and one priority."""
+
+    task: str
+    model: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A due job that may be dispatched."""
+
+    id: UUID
+    group: Group
+    run_at: datetime
+    user_id: str | None
+    suspect: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,72 +52,145 @@ class Dispatched:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Jobs to publish, most urgent first; `full` when the working set has no more room."""
+class Survey:
+    """What is queued, what is on its way, and what is held.
 
-    jobs: list[Dispatched]
-    full: bool
+    `waiting` counts the dispatched jobs by task and model; `live` all that are dispatched or
+    running, by task and by user – where it was asked for. `suspect_in_flight`: a job that has used
+    up its rescues is out there.
+    """
+
+    groups: list[Group]
+    waiting: dict[tuple[str, str], int]
+    paused: set[tuple[str, str]]
+    suspect_in_flight: bool
+    live_tasks: dict[str, int] = field(default_factory=dict)
+    live_users: dict[str, int] = field(default_factory=dict)
 
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
-_WAITING = text("SELECT count(*) FROM jobs WHERE state = 'dispatched'")
-
-# A job that has used up its rescues may be what kills the workers, or may have shared them with it.
-# These have their last chance one at a time, so that the killer takes none of the others along.
-_DISPATCH = text("""
-WITH due AS (
-    SELECT id, rescues FROM jobs
-    WHERE state = 'queued' AND run_at <= now()
-      AND (rescues < :suspect OR NOT EXISTS (
-          SELECT FROM jobs AS other WHERE other.state = 'dispatched' AND other.rescues >= :suspect
-          UNION ALL
-          SELECT FROM jobs AS other WHERE other.state = 'running' AND other.rescues >= :suspect))
-      AND NOT EXISTS (
-          SELECT FROM pauses
-          WHERE scope = 'all'
-             OR (scope = 'task' AND name = jobs.task)
-             OR (scope = 'model' AND name = coalesce(
-                    jobs.model, cast(:models AS jsonb) ->> jobs.task)))
-    ORDER BY priority, run_at
-    LIMIT :limit
-    FOR UPDATE SKIP LOCKED
+# A loose index scan: from each group straight to the next, however many jobs it has.
+_GROUPS = text("""
+WITH RECURSIVE queued AS (
+    (SELECT task, coalesce(model, '') AS model, priority FROM jobs WHERE state = 'queued'
+     ORDER BY task, coalesce(model, ''), priority LIMIT 1)
+    UNION ALL
+    SELECT later.* FROM queued CROSS JOIN LATERAL (
+        SELECT task, coalesce(model, ''), priority FROM jobs
+        WHERE state = 'queued' AND (task, coalesce(model, ''), priority)
+            > (queued.task, queued.model, queued.priority)
+        ORDER BY task, coalesce(model, ''), priority LIMIT 1) AS later
 )
-UPDATE jobs SET state = 'dispatched', dispatched_at = now()
-FROM due
-WHERE jobs.id = due.id
-  AND (due.rescues < :suspect OR due.id = (SELECT id FROM due WHERE rescues >= :suspect LIMIT 1))
-RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.attempt,
-          jobs.priority, jobs.run_at
+SELECT task, model, priority FROM queued
+""")
+
+_WAITING = text("""
+SELECT task, coalesce(model, '') AS model, count(*) AS jobs FROM jobs
+WHERE state = 'dispatched' GROUP BY 1, 2
+""")
+
+_PAUSED = text("SELECT scope, name FROM pauses")
+
+_SUSPECTS = text("""
+SELECT EXISTS (SELECT FROM jobs WHERE state = 'dispatched' AND rescues >= :suspect)
+    OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND rescues >= :suspect)
+""")
+
+_LIVE = """
+SELECT {key}, count(*) FROM (
+    SELECT {key} FROM jobs WHERE state = 'dispatched'
+    UNION ALL SELECT {key} FROM jobs WHERE state = 'running') AS live
+WHERE {key} IS NOT NULL GROUP BY 1
+"""
+
+
+def lock(connection: Connection) -> None:
+    """Keep all other relays from dispatching until this transaction ends."""
+    connection.execute(_LOCK, {"key": _DISPATCH_LOCK})
+
+
+def survey(
+    connection: Connection, *, count_tasks: bool = False, count_users: bool = False
+) -> Survey:
+    """Look at everything that decides what may be dispatched; to be done under the lock."""
+    live = {}
+    for key, wanted in (("task", count_tasks), ("user_id", count_users)):
+        rows = connection.execute(text(_LIVE.format(key=key))).all() if wanted else []
+        live[key] = {row[0]: row[1] for row in rows}
+    waiting = connection.execute(_WAITING)
+    suspects = connection.execute(_SUSPECTS, {"suspect": MAX_RESCUES})
+    return Survey(
+        groups=[Group(*row) for row in connection.execute(_GROUPS)],
+        waiting={(row.task, row.model): row.jobs for row in waiting},
+        paused={(row.scope, row.name) for row in connection.execute(_PAUSED)},
+        suspect_in_flight=bool(suspects.scalar_one()),
+        live_tasks=live["task"],
+        live_users=live["user_id"],
+    )
+
+
+_CANDIDATES = text("""
+SELECT due.id, due.task, coalesce(due.model, '') AS model, due.priority, due.run_at,
+       due.user_id, due.rescues >= :suspect AS suspect
+FROM unnest(cast(:tasks AS text[]), cast(:models AS text[]), cast(:priorities AS smallint[]),
+            cast(:limits AS integer[])) AS wanted (task, model, priority, most)
+CROSS JOIN LATERAL (
+    SELECT * FROM jobs
+    WHERE state = 'queued' AND task = wanted.task AND coalesce(model, '') = wanted.model
+      AND priority = wanted.priority AND run_at <= now()
+      AND (rescues < :suspect OR :suspects_too)
+      AND (user_id IS NULL OR user_id <> ALL(cast(:not_of AS text[])))
+      AND id <> ALL(cast(:not_these AS uuid[]))
+    ORDER BY run_at
+    LIMIT wanted.most
+) AS due
 """)
 
 
-def dispatch_due(
-    connection: Connection, *, working_set: int, batch: int, models: Mapping[str, str] = _NO_MODELS
-) -> Batch:
-    """Mark up to `batch` due jobs as dispatched and return them.
-
-    Never lets more than `working_set` jobs be dispatched at once, fleet-wide: the count is read
-    after the lock was taken, so two relays do not fill the same room. The messages are to be
-    published after the commit: one that arrives before its row says so would be dropped.
-
-    Of the jobs that have used up their rescues, one is in flight at a time. What is paused stays
-    where it is; `models` names the model that each task runs on, for jobs that do not choose one
-    themselves.
-    """
-    connection.execute(_LOCK, {"key": _DISPATCH_LOCK})
-    room = max(working_set - connection.execute(_WAITING).scalar_one(), 0)
-    if room == 0:
-        return Batch([], full=True)
+def candidates(
+    connection: Connection,
+    limits: dict[Group, int],
+    *,
+    suspects_too: bool,
+    not_of: Collection[str] = (),
+    not_these: Collection[UUID] = (),
+) -> list[Candidate]:
+    """The due jobs of each group that come first, up to its limit; no user in `not_of` has one."""
     values = {
-        "limit": min(room, batch),
-        "models": json.dumps(dict(models)),
+        "tasks": [group.task for group in limits],
+        "models": [group.model for group in limits],
+        "priorities": [group.priority for group in limits],
+        "limits": list(limits.values()),
         "suspect": MAX_RESCUES,
+        "suspects_too": suspects_too,
+        "not_of": list(not_of),
+        "not_these": list(not_these),
     }
-    rows = connection.execute(_DISPATCH, values).all()
-    rows = sorted(rows, key=lambda row: (row.priority, row.run_at))
-    jobs = [Dispatched(r.id, r.task, r.prompt_version, r.user_id, r.attempt) for r in rows]
-    return Batch(jobs, full=len(jobs) == room)
+    return [
+        Candidate(
+            row.id, Group(row.task, row.model, row.priority), row.run_at, row.user_id, row.suspect
+        )
+        for row in connection.execute(_CANDIDATES, values)
+    ]
+
+
+_MARK = text("""
+UPDATE jobs SET state = 'dispatched', dispatched_at = now()
+FROM (SELECT id FROM jobs WHERE id = ANY(:ids) AND state = 'queued' FOR UPDATE SKIP LOCKED) AS due
+WHERE jobs.id = due.id
+RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.attempt
+""")
+
+
+def mark(connection: Connection, ids: Sequence[UUID]) -> list[Dispatched]:
+    """Mark queued jobs as dispatched, and return those that were, in the order given.
+
+    Left out is what somebody else has changed or locked in the meantime. The messages are to be
+    published after the commit: one that arrives before its row says so would be dropped.
+    """
+    rows = {row.id: row for row in connection.execute(_MARK, {"ids": list(ids)})}
+    return [Dispatched(*rows[job_id]) for job_id in ids if job_id in rows]
 
 
 _RECALL = text("""

@@ -124,7 +124,14 @@ class JobRow(Base):
             name="finished_is_dated",
         ),
         # Each loop of the engine reads one of these; none of them grows with finished jobs.
-        Index("jobs_due", "priority", "run_at", postgresql_where=text("state = 'queued'")),
+        Index(
+            "jobs_due_by_group",
+            "task",
+            text("coalesce(model, '')"),
+            "priority",
+            "run_at",
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
         Index("jobs_leased", "lease_expires_at", postgresql_where=text("state = 'running'")),
         Index(
