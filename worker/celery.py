@@ -18,6 +18,7 @@ from celery import signals
 from worker import logs
 from worker.claude.clients import ClientStack
 from worker.claude.inflight import Watchdog
+from worker.claude.pricing import price_book
 from worker.engine.attempt import Attempts
 from worker.engine.holdings import Holdings
 from worker.engine.prepare import Preparer
@@ -74,6 +75,7 @@ def _prepare_worker(**_: Any) -> None:
         if settings.anthropic_api_key is None:
             raise ConfigurationError("ANTHROPIC_API_KEY is not set: a worker cannot call Claude")
         check_visibility(settings, registry)
+        price_book()
         with transaction() as connection:
             require_head(connection)
     except ClaudeJobsError as error:

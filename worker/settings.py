@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     prompts_dir: Path = Field(
         PROJECT / "prompts", description="The folder of prompts; one folder a prompt."
     )
+    prices_file: Path | None = Field(
+        None,
+        description="A TOML file of negotiated prices or discounts, which go before the public "
+        "price list. Workers read it when they start; see docs/operations.md.",
+    )
     max_input_bytes: int = Field(
         4_000_000,
         gt=0,

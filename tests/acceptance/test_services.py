@@ -257,6 +257,13 @@ def mismatch(folder: Path) -> str:
     return str(folder / "prompts")
 
 
+def mispriced(folder: Path) -> str:
+    """A file of negotiated prices that lacks a price."""
+    file = folder / "prices.toml"
+    file.write_text('[models."claude-sonnet-5-5"]\ninput = "1.80"\noutput = "9"\n')
+    return str(file)
+
+
 def unmigrated(environment: dict[str, str], folder: Path) -> None:
     run([str(BIN / "claude-jobs"), "migrate", "base"], environment, folder)
 
@@ -268,10 +275,11 @@ def unmigrated(environment: dict[str, str], folder: Path) -> None:
         ("worker", {"DATABASE_URL": None}, "DATABASE_URL is not set"),
         ("worker", {"DATABASE_URL": "postgresql://u:p@127.0.0.1:9/x"}, "cannot reach Postgres"),
         ("worker", {"CLAUDE_JOBS_PROMPTS_DIR": mismatch}, "the template uses readers, which the"),
+        ("worker", {"CLAUDE_JOBS_PRICES_FILE": mispriced}, "5-5.cache_read is missing: a model"),
         ("worker", unmigrated, "has no schema yet"),
         ("flower", {"FLOWER_BASIC_AUTH": None}, "Flower needs a login in production: set FLOWER_B"),
     ],
-    ids=["no key", "no database", "database down", "template", "schema", "no login"],
+    ids=["no key", "no database", "database down", "template", "prices", "schema", "no login"],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(
     environment: dict[str, str],

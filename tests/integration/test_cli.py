@@ -471,6 +471,18 @@ def test_config_shows_every_variable_and_no_secret(run: Run) -> None:
         assert name in listed.out
 
 
+def test_a_wrong_price_is_named_where_settings_are_listed_and_where_prices_are_used(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text("discount = 15")
+
+    for command in (("config",), ("usage", "reprice")):
+        line = run(*command, CLAUDE_JOBS_PRICES_FILE=str(file)).line
+        assert f"CLAUDE_JOBS_PRICES_FILE: {file}: discount is a percentage" in line
+    assert run("list", CLAUDE_JOBS_PRICES_FILE=str(file)).code == 0
+
+
 def test_migrate_is_idempotent_and_goes_down_and_up(run: Run, rows: Rows) -> None:
     assert run("migrate").err == f"nothing to do: the database is at {head()}\n"
     assert run("migrate", "base").err == f"migrated from {head()} to base\n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from worker.cli import main
+from worker.settings import get_settings
 from worker.storage.engine import transaction
 
 pytestmark = pytest.mark.usefixtures("producer")
@@ -80,6 +82,44 @@ def test_repricing_follows_the_price_list(capsys: pytest.CaptureFixture[str]) ->
         for output, cost in connection.execute(costs):
             # $0.10 and $0.50 a million tokens
             assert cost == Decimal("0.0001") + output * Decimal("0.0000005")
+
+
+NEGOTIATED = """
+discount = "10%"
+[models."claude-new"]
+input = "2"
+output = "10"
+cache_read = "0.2"
+cache_write_5m = "2.5"
+cache_write_1h = "4"
+"""
+
+
+def test_repricing_follows_the_contract_and_says_so_in_the_rows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(NEGOTIATED)
+    monkeypatch.setenv("CLAUDE_JOBS_PRICES_FILE", str(file))
+    get_settings.cache_clear()
+    with transaction() as connection:
+        connection.execute(text("UPDATE usage SET service_tier = 'batch' WHERE user_id = 'u1'"))
+
+    code, _, err = run(capsys, "usage", "reprice")
+
+    assert code in (0, None)
+    assert "101 calls looked at, 101 have a new cost (genai-prices " in err
+    with transaction() as connection:
+        rows = connection.execute(text("SELECT * FROM usage")).mappings().all()
+    for row in rows:
+        assert " + prices.toml " in row["price_version"]
+        if row["model"] == "claude-new":
+            assert row["cost_usd"] == Decimal("0.002") + Decimal("0.065")
+            continue
+        listed = Decimal("0.0001") + row["output_tokens"] * Decimal("0.0000005")
+        batch = row["service_tier"] == "batch"
+        exact = listed * Decimal("0.9") * (Decimal("0.5") if batch else 1)
+        assert row["cost_usd"] == exact.quantize(Decimal("1e-8"))
 
 
 def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

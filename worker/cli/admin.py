@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from rich.markup import escape
 from sqlalchemy import make_url
 
+from worker.claude.price_overrides import load_overrides
 from worker.cli.output import err, out, table
 from worker.engine import promptlock
 from worker.engine.prompts import get_prompts
@@ -37,6 +38,8 @@ def migrate(
 def config() -> None:
     """List every setting: its variable, its value here, and what it does. Secrets are masked."""
     settings = get_settings()
+    if settings.prices_file is not None:
+        load_overrides(settings.prices_file)  # what is wrong in it should be said here, too
     listed = table("variable", "value~", "what it does~")
     for name, field in Settings.model_fields.items():
         shown = escape(_masked(getattr(settings, name)))

@@ -10,7 +10,6 @@ from typing import Annotated, get_args
 import typer
 from rich.markup import escape
 
-from worker.claude.pricing import PRICE_VERSION, cost_usd
 from worker.claude.reply import Tokens
 from worker.cli.operate import parse_age
 from worker.cli.output import as_json, check_database, err, money, out, table
@@ -65,7 +64,10 @@ def show(
     if rows:
         out.print(f"total {money(sum((row['cost_usd'] for row in rows), Decimal(0)))}")
     if unpriced := sum(row["unpriced"] for row in rows):
-        err.print(f"{unpriced:,} calls have no price: update genai-prices and run `usage reprice`")
+        err.print(
+            f"{unpriced:,} calls have no price: update genai-prices, or name their models in "
+            "CLAUDE_JOBS_PRICES_FILE, and run `usage reprice`"
+        )
 
 
 @usage.command("profile")
@@ -95,7 +97,10 @@ def profile(since: Since = "7d") -> None:
 
 @usage.command("reprice")
 def reprice(since: Since = "7d") -> None:
-    """Price calls anew with the installed price list, e.g. after it learned a model."""
+    """Price calls anew, e.g. after the price list learned a model or a contract was signed."""
+    from worker.claude.pricing import price_book  # the price list: 50 ms for the one that needs it
+
+    book = price_book()
     check_database()
     changed = after = seen = 0
     while True:
@@ -111,16 +116,17 @@ def reprice(since: Since = "7d") -> None:
                     output=row["output_tokens"],
                     thinking=row["thinking_tokens"],
                 )
-                cost = cost_usd(row["model"], tokens)
+                batch = row["service_tier"] == "batch"
+                cost = book.cost_usd(row["model"], tokens, batch=batch, at=row["created_at"])
                 if cost != row["cost_usd"]:
-                    price = {"id": row["id"], "cost_usd": cost, "version": PRICE_VERSION}
+                    price = {"id": row["id"], "cost_usd": cost, "version": book.version}
                     prices.append(price)
             ledger.reprice(connection, prices)
         changed, seen = changed + len(prices), seen + len(rows)
         if len(rows) < _BATCH:
             break
         after = rows[-1]["id"]
-    err.print(f"{seen:,} calls looked at, {changed:,} have a new cost ({PRICE_VERSION})")
+    err.print(f"{seen:,} calls looked at, {changed:,} have a new cost ({book.version})")
 
 
 def suggested_max_tokens(p99: int) -> int:

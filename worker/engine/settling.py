@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from worker.claude.facts import CallFacts
 from worker.claude.failures import CallFailed
-from worker.claude.pricing import PRICE_VERSION, cost_usd
+from worker.claude.pricing import cost_usd, price_version
 from worker.claude.reply import Reply, describe
 from worker.claude.request import Request
 from worker.engine.budget import Spent
@@ -215,7 +215,7 @@ def record_of(reply: Reply, outcome: str, *, complete: bool = True) -> CallRecor
         output_tokens=tokens.output,
         thinking_tokens=tokens.thinking,
         cost_usd=cost_usd(reply.model, tokens),
-        price_version=PRICE_VERSION,
+        price_version=price_version(),
         stop_reason=reply.stop_reason,
         service_tier=reply.service_tier,
         latency_ms=reply.latency_ms,

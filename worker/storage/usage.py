@@ -67,7 +67,7 @@ def profile(connection: Connection, since: datetime) -> Sequence[RowMapping]:
 
 _UNPRICED = text("""
 SELECT id, model, input_tokens, cache_read_tokens, cache_write_5m_tokens,
-       cache_write_1h_tokens, output_tokens, thinking_tokens, cost_usd
+       cache_write_1h_tokens, output_tokens, thinking_tokens, cost_usd, service_tier, created_at
 FROM usage WHERE complete AND created_at >= :since AND id > :after ORDER BY id LIMIT :limit
 """)
 
