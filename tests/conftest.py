@@ -27,6 +27,14 @@ NOWHERE = "http://127.0.0.1:9"
 _numbers = count(1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests note with `record_property("noted", …)`: worth reading, yet no failure."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "noted":
+                terminalreporter.write_line(f"NOTED {line}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_real_claude() -> None:
     """A test that would reach the real API fails instead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +74,23 @@ class Preparer:
         Raises:
             Unrunnable: the input does not fit, or the template fails on it.
         """
+        return self.prepare_input(choice, claim.input, claim.user_id)
+
+    def prepare_input(
+        self, choice: Choice, values: Mapping[str, Any], user_id: str | None = None
+    ) -> Prepared:
+        """The same for an input that no job has; see `prepare`."""
         try:
-            task_input = choice.task.parse_input(claim.input)
+            task_input = choice.task.parse_input(values)
         except InvalidInput as error:
             raise _unrunnable("invalid_input", error) from None
         except Exception as error:  # a validator is the task author's code
-            summary = f"the input model of {claim.task} failed"
+            summary = f"the input model of {choice.task.name} failed"
             message = f"{summary}: {type(error).__name__}: {error}"
             raise Unrunnable(Failure("input_error", summary, message)) from None
-        return Prepared(task_input, self._request(claim, choice, task_input))
+        return Prepared(task_input, self._request(choice, task_input, user_id))
 
-    def _request(self, claim: Claim, choice: Choice, given: BaseModel) -> Request:
+    def _request(self, choice: Choice, given: BaseModel, user_id: str | None) -> Request:
         task, prompt = choice.task, choice.prompt
         values: dict[str, Any] = given.model_dump()
         try:
@@ -99,7 +106,7 @@ class Preparer:
             user=user,
             schema=self._schemas[task.name],
             effort=prompt.file.effort,
-            user_id=claim.user_id,
+            user_id=user_id,
             cache=prompt.file.cache,
         )
 
