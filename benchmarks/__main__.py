@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import enqueue, inflight, latency, overhead
+from benchmarks import call, enqueue, inflight, latency, overhead
 from benchmarks.bars import verdicts
 from benchmarks.conditions import conditions
 from benchmarks.docs import document
@@ -30,7 +30,7 @@ from worker.errors import ClaudeJobsError
 FOLDER = DATA / "bench"
 RESULTS = FOLDER / "results.json"
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
-PARTS = ("overhead", "inflight", "latency", "enqueue")
+PARTS = ("overhead", "call", "inflight", "latency", "enqueue")
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
@@ -41,6 +41,8 @@ class Size:
 
     overhead_jobs: int = 1500
     overhead_rounds: int = 5
+    calls: int = 200
+    call_rounds: int = 20
     slots: int = 500
     in_flight: tuple[tuple[float, int], ...] = inflight.CASES
     probes: int = 300
@@ -51,6 +53,8 @@ class Size:
 QUICK = Size(
     overhead_jobs=150,
     overhead_rounds=1,
+    calls=50,
+    call_rounds=2,
     slots=100,
     in_flight=((1.0, 1),),
     probes=20,
@@ -104,6 +108,7 @@ def _run(
             rounds=size.overhead_rounds,
             prefork=prefork,
         ),
+        "call": lambda: call.measure(claude, calls=size.calls, rounds=size.call_rounds),
         "inflight": lambda: inflight.measure(stack, claude, slots=size.slots, cases=size.in_flight),
         "latency": lambda: latency.measure(stack, claude, jobs=size.probes),
         "enqueue": lambda: enqueue.measure(

@@ -1,4 +1,4 @@
-"""The four bars, set before anything was measured. A bar that is missed is reported as missed.
+"""The five bars, set before anything was measured. A bar that is missed is reported as missed.
 
 The same limits are applied to neighbouring cases, marked `(extra)`: they explain a bar, and neither
 meet nor replace it.
@@ -30,6 +30,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
     """A verdict for everything that was measured."""
     judges = {
         "overhead": _overhead,
+        "call": _call,
         "inflight": _in_flight,
         "latency": _latency,
         "enqueue": _enqueue,
@@ -52,6 +53,13 @@ def _overhead(result: dict[str, Any]) -> list[Verdict]:
         )
         for name, values in result["cpu_ratios"].items()
     ]
+
+
+def _call(result: dict[str, Any]) -> list[Verdict]:
+    values = result["differences_ms"]
+    measured = f"{median(values):.2f} ms ({min(values):.2f} to {max(values):.2f})"
+    what = "engine's CPU a plain call, beyond that of the SDK"
+    return [Verdict(what, "≤ 2 ms", measured, median(values) <= 2)]
 
 
 def _in_flight(result: dict[str, Any]) -> list[Verdict]:

@@ -36,6 +36,12 @@ process tree, from then until all rows are committed. Rounds alternate, and a ra
 neighbouring rounds. Call starts are read from the ledger of the simulated Claude, by the same
 clock.
 
+**A call** is measured in one thread of one process: on one side `messages.create` with a request
+that is made beforehand and a reply that is dropped; on the other what an attempt does between its
+two transactions – the input is validated, the prompt rendered, Claude called with a deadline, the
+reply read, checked and priced. CPU is that of the process; differences and ratios are those of
+neighbouring rounds.
+
 **What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
 so jobs/s is what all of them manage together, not what one worker could do alone. The network is
 loopback without TLS. Postgres runs with `fsync` on, Valkey with an append-only file synced every

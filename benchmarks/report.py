@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.bars import Verdict
+from benchmarks.measure import median
 from worker.cli.output import table
 
 
@@ -26,6 +27,7 @@ def tables(results: dict[str, Any]) -> Iterator[Shown]:
     """One for each thing that was measured."""
     shown = {
         "overhead": _overhead,
+        "call": _call,
         "inflight": _in_flight,
         "latency": _latency,
         "enqueue": _enqueue,
@@ -71,6 +73,21 @@ def _overhead(result: dict[str, Any]) -> Shown:
         for name, row in result["contenders"].items()
     ]
     return Shown(title, columns, rows)
+
+
+def _call(result: dict[str, Any]) -> Shown:
+    title = (
+        f"A call: {result['rounds']} rounds of {result['calls_per_round']:,} each, in turn; "
+        "one thread, no database"
+    )
+    rows = [
+        (name, *(f"{choose(result['raw_ms'][name]):.2f}" for choose in (median, min, max)))
+        for name in result["contenders"]
+    ]
+    for name, column, unit in (("difference", "differences_ms", ""), ("ratio", "ratios", " ×")):
+        values = result[column]
+        rows.append((name, *(f"{choose(values):.2f}{unit}" for choose in (median, min, max))))
+    return Shown(title, ("CPU ms a call", "median", "least", "most"), rows)
 
 
 def _in_flight(result: dict[str, Any]) -> Shown:
