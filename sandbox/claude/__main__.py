@@ -6,15 +6,20 @@ import argparse
 import asyncio
 import ctypes
 import gc
+import json
 import os
 import signal
 import sys
 from functools import partial
+from typing import Any
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from sandbox.claude.config import Config
 from sandbox.claude.control import PREFIX, Control
+from sandbox.claude.faults import Fault
+from sandbox.claude.mixes import FAULT_MIXES, mix
 from sandbox.claude.server import Server
 from sandbox.claude.validate import MAX_BODY_BYTES
 
@@ -26,32 +31,63 @@ SHUTDOWN_TIMEOUT = 0.1
 
 def main() -> None:
     """Parse the command line and serve."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
     if args.die_with_parent:
         _die_with(args.die_with_parent)
-    config = Config(
-        latency=args.latency,
-        tokens_per_second=args.tokens_per_second,
-        chunk_tokens=args.chunk_tokens,
-        thinking_tokens=args.thinking_tokens,
-        api_key=args.api_key,
-    )
+    try:
+        settings = {name: getattr(args, name) for name in Config.model_fields}
+        given = {name: value for name, value in settings.items() if value is not None}
+        server = Server(Config.model_validate(given), args.seed)
+        server.faults.append(_mix(args.faults) if args.faults else ())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = ".".join(map(str, problem["loc"]))
+        parser.error(f"--{path.replace('_', '-')}: {problem['msg']}")
+    except ValueError as error:
+        parser.error(str(error))
     # The ledger only grows: looking through it for garbage again and again would be for nothing.
     gc.set_threshold(100_000, 50, 1000)
-    asyncio.run(serve(Server(config, args.seed), args.host, args.port))
+    asyncio.run(serve(server, args.host, args.port))
+
+
+def _mix(text: str) -> list[Fault]:
+    name, _, rate = text.partition(":")
+    return mix(name, float(rate)) if rate else mix(name)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sandbox.claude", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--seed", type=int, default=0, help="decides what is generated")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds to the first token")
-    parser.add_argument("--tokens-per-second", type=float, help="default: all at once")
-    parser.add_argument("--chunk-tokens", type=int, default=8, help="per event of a stream")
-    parser.add_argument("--thinking-tokens", type=int, default=0, help="thought before each reply")
-    parser.add_argument("--api-key", help="the only key accepted (default: any)")
-    parser.add_argument("--die-with-parent", type=int, metavar="PID", help="the parent's pid")
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.claude",
+        description=__doc__,
+        epilog="LIMITS and RAMP are JSON, as in "
+        """--limits '{"*": {"requests": 50, "input_tokens": 40000, "output_tokens": 8000}}' and """
+        """--ramp '{"seconds": 60, "factor": 2, "free_requests": 10}'.""",
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=0, help="0 takes a free one (default)")
+    add("--seed", type=int, default=0, help="decides what is generated, and what fails")
+    add("--latency", type=float, help="seconds to the first token (default: 0)")
+    add("--tokens-per-second", type=float, help="default: all at once")
+    add("--chunk-tokens", type=int, help="per event of a stream (default: 8)")
+    add("--thinking-tokens", type=int, help="thought before each reply (default: 0)")
+    add("--api-key", help="the only key accepted (default: any)")
+    add("--faults", metavar="MIX[:RATE]", help=f"{', '.join(FAULT_MIXES)}; rough:0.05 is 5 %%")
+    add("--limits", type=_json, help="rate limits a minute, by model class (default: none)")
+    add("--burst-seconds", type=float, help="of its limit that a bucket holds (default: 60)")
+    add("--ramp", type=_json, help="how fast use may grow (default: any)")
+    add("--overload", type=int, metavar="N", help="529 beyond N requests at a time")
+    add("--spend-limit-usd", metavar="USD", help="400 once so much is billed")
+    add("--cache-speed", type=float, help="how fast the prompt cache ages (default: 1)")
+    add("--die-with-parent", type=int, metavar="PID", help="the parent's pid")
     return parser
 
 

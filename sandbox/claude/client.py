@@ -43,8 +43,12 @@ class SimulatedClaude:
         chunk_tokens: int = 8,
         thinking_tokens: int = 0,
         api_key: str | None = None,
+        **settings: Any,
     ) -> None:
-        """Port 0 takes a free one. For the rest see `sandbox.claude.config.Config`."""
+        """Port 0 takes a free one. For the rest see `sandbox.claude.config.Config`.
+
+        Raises `pydantic.ValidationError` for a setting that does not exist or is malformed.
+        """
         self._port = port
         self._seed = seed
         self._config = Config(
@@ -53,6 +57,7 @@ class SimulatedClaude:
             chunk_tokens=chunk_tokens,
             thinking_tokens=thinking_tokens,
             api_key=api_key,
+            **settings,
         )
         self._process: subprocess.Popen[str] | None = None
 
@@ -122,10 +127,18 @@ class SimulatedClaude:
         """Nothing more goes wrong."""
         self._control("DELETE", "faults")
 
-    def configure(self, **settings: float | str | None) -> None:
-        """Change settings of the running server: any field of `Config`, also after a restart."""
+    def configure(self, **settings: Any) -> None:
+        """Change settings of the running server: any field of `Config`, also after a restart.
+
+        Raises `pydantic.ValidationError` for one that does not exist or is malformed.
+        """
         self._config = Config.model_validate(self._config.model_dump() | settings)
-        self._control("POST", "config", settings)
+        changed = self._config.model_dump(mode="json", include=set(settings))
+        self._control("POST", "config", changed)
+
+    def age_cache(self, seconds: float) -> None:
+        """Let the entries of the prompt cache age, as if so much time had gone by."""
+        self._control("POST", "cache", {"age": seconds})
 
     def ledger(self, since: int = 0) -> list[LedgerEntry]:
         """What the server received and billed, from entry `since` on, in order of arrival."""
@@ -133,13 +146,17 @@ class SimulatedClaude:
         return [LedgerEntry.from_json(entry) for entry in entries]
 
     def stats(self) -> dict[str, Any]:
-        """`requests`, `in_flight`, `max_in_flight`, `in_flight_since`, `started_at`."""
+        """`requests`, `in_flight`, `max_in_flight`, `in_flight_since`, `started_at`, `spent_usd`.
+
+        `classes` has for each model class `admitted`, `rejected` (429), `overloaded` (529),
+        `input_tokens` (cache reads excluded) and `output_tokens`.
+        """
         stats: dict[str, Any] = self._control("GET", "stats")
         return stats
 
     def reset(self) -> None:
-        """Forget all faults, the ledger and the prompt cache; settings stay."""
-        for what in ("faults", "ledger", "cache"):
+        """Forget all faults, the ledger, the prompt cache and what was used; settings stay."""
+        for what in ("faults", "ledger", "cache", "account"):
             self._control("DELETE", what)
 
     def __enter__(self) -> Self:
@@ -160,8 +177,10 @@ class SimulatedClaude:
 
     def _arguments(self) -> list[str]:
         arguments = [f"--port={self._port}", f"--seed={self._seed}"]
-        for name, value in self._config.model_dump(exclude_none=True).items():
-            arguments.append(f"--{name.replace('_', '-')}={value}")
+        settings = self._config.model_dump(mode="json", exclude_none=True)
+        for name, value in settings.items():
+            text = json.dumps(value) if isinstance(value, dict) else value
+            arguments.append(f"--{name.replace('_', '-')}={text}")
         return [*arguments, f"--die-with-parent={os.getpid()}"]
 
     def _control(self, method: str, path: str, body: object = None) -> Any:

@@ -28,11 +28,13 @@ class Control:
             ("GET", "faults"): lambda request, body: server.faults.remaining(),
             ("DELETE", "faults"): lambda request, body: server.faults.clear(),
             ("POST", "config"): self._configure,
-            ("GET", "config"): lambda request, body: server.config.model_dump(),
+            ("GET", "config"): lambda request, body: server.config.model_dump(mode="json"),
             ("GET", "ledger"): self._read_ledger,
             ("DELETE", "ledger"): lambda request, body: server.ledger.clear(),
+            ("POST", "cache"): lambda request, body: server.cache.age(float(body["age"])),
             ("DELETE", "cache"): lambda request, body: server.cache.clear(),
-            ("GET", "stats"): lambda request, body: server.ledger.stats(),
+            ("DELETE", "account"): lambda request, body: server.account.reset(),
+            ("GET", "stats"): lambda request, body: server.stats(),
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -43,7 +45,7 @@ class Control:
         body = await request.read()
         try:
             result = action(request, json.loads(body) if body else None)
-        except (ValidationError, ValueError) as error:
+        except (KeyError, TypeError, ValidationError, ValueError) as error:
             return web.Response(status=400, text=str(error))
         return web.json_response(result)
 
@@ -51,9 +53,9 @@ class Control:
         self._server.faults.append(_faults.validate_python(body))
 
     def _configure(self, request: web.BaseRequest, body: Any) -> dict[str, object]:
-        settings = self._server.config.model_dump() | body
-        self._server.config = Config.model_validate(settings)
-        return self._server.config.model_dump()
+        settings = self._server.config.model_dump(mode="json") | body
+        self._server.configure(Config.model_validate(settings))
+        return self._server.config.model_dump(mode="json")
 
     def _read_ledger(self, request: web.BaseRequest, body: Any) -> list[dict[str, object]]:
         since = int(request.query.get("since", 0))

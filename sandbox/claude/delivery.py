@@ -49,13 +49,12 @@ async def send_faulty(
     request: web.BaseRequest, wire: Wire, fault: Fault
 ) -> tuple[web.StreamResponse, bool]:
     """Send `wire` as far as `fault` lets it; also, whether all of it was sent."""
-    is_whole = not (fault.cut or fault.stall or fault.eof or fault.sse_error)
+    is_whole = not fault.breaks_off
     if is_whole and fault.trickle is None:
         return await send(request, wire), True
     at = _strikes_at(fault)
     if at == "start":
-        if fault.stall:
-            await asyncio.sleep(fault.stall)
+        await _silence(fault)
         return _hung_up(request, web.StreamResponse()), False
     response = await _head(request, wire)
     pieces = wire.pieces if is_whole else _until(wire, at)
@@ -66,12 +65,19 @@ async def send_faulty(
     if fault.sse_error:
         error = fault.sse_error.model_dump()
         await response.write(sse_event({"type": "error", "error": error}))
-    if fault.stall:
-        await asyncio.sleep(fault.stall)
-    if fault.cut or fault.stall:
+    if fault.cut or fault.stall or fault.swallow:
+        await _silence(fault)
         return _hung_up(request, response), False
     await response.write_eof()
     return response, is_whole
+
+
+async def _silence(fault: Fault) -> None:
+    if fault.swallow:
+        # Ends when the client leaves: that cancels the handler.
+        await asyncio.get_running_loop().create_future()
+    elif fault.stall:
+        await asyncio.sleep(fault.stall)
 
 
 async def _head(request: web.BaseRequest, wire: Wire) -> web.StreamResponse:
@@ -106,7 +112,7 @@ def _strikes_at(fault: Fault) -> str | Point:
         return Point(events=-1)
     if fault.sse_error:
         return Point(events=4)
-    return "start" if fault.cut or fault.stall else "headers"
+    return "start" if fault.cut or fault.stall or fault.swallow else "headers"
 
 
 def _until(wire: Wire, at: str | Point) -> Sequence[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -28,10 +30,20 @@ MESSAGES = {
 class ApiError(Exception):
     """A request that Claude answers with an error."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str | None = None,
+        *,
+        error_code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`message`: None = the usual one of the status."""
         super().__init__(status, message)
         self.status = status
         self.message = message
+        self.error_code = error_code
+        self.headers = headers or {}
 
 
 def error_type(status: int) -> str:

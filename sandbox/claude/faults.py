@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -55,20 +57,24 @@ class SseError(BaseModel):
 
 
 class Fault(BaseModel):
-    """One scripted fault. Which requests: `match`, `times`, `rate`; the rest says what happens.
+    """One scripted fault. `match`, `stream`, `times` and `rate` say which requests it strikes, and
+    the rest what happens.
 
-    All fields can be combined, except for the four endings `cut`, `stall`, `eof` and `sse_error`,
-    of which one request can have only one.
+    All fields can be combined, except for the five endings `cut`, `stall`, `swallow`, `eof` and
+    `sse_error`, of which one request can have only one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     match: str | None = None
     """Only requests whose body contains this text (as JSON, so quotes are escaped). None = all."""
+    stream: bool | None = None
+    """Only requests that are streamed, or only those that are not. None = both."""
     times: int | None = Field(default=1, ge=1)
     """Number of requests that it strikes. None = no end."""
     rate: float = Field(default=1.0, ge=0, le=1)
-    """Share of the matching requests that it strikes, chosen by the server's seed."""
+    """Share of the matching requests that it strikes, chosen by the server's seed, the body and
+    how often that body came before – so not by the order in which requests arrive."""
 
     delay: float = Field(default=0.0, ge=0)
     """Seconds to wait before anything else happens, on top of the latency."""
@@ -92,14 +98,16 @@ class Fault(BaseModel):
     """Close the connection at `at`."""
     stall: float | None = Field(default=None, gt=0)
     """Send nothing more from `at` on, for so many seconds, then close the connection."""
+    swallow: bool = False
+    """Send nothing more from `at` on, until the client gives up: the call landed, and is billed."""
     eof: bool = False
     """End the response properly at `at`, without what should follow (`message_stop`)."""
     sse_error: SseError | None = None
     """Send an `error` event at `at` and end the stream."""
     at: Literal["start", "headers"] | Point | None = None
-    """Where `cut`, `stall`, `eof` or `sse_error` happens: before the response, after its headers,
-    or after so much of its body. None = `start` for cut and stall, `{"events": -1}` for eof and
-    `{"events": 4}` for sse_error."""
+    """Where `cut`, `stall`, `swallow`, `eof` or `sse_error` happens: before the response, after its
+    headers, or after so much of its body. None = `start` for the first three, `{"events": -1}` for
+    eof and `{"events": 4}` for sse_error."""
     trickle: float | None = Field(default=None, gt=0)
     """Send the body byte by byte, so many seconds apart."""
     broken_json: bool = False
@@ -114,15 +122,23 @@ class Fault(BaseModel):
 
     @model_validator(mode="after")
     def _one_ending(self) -> Fault:
-        if sum((self.cut, self.stall is not None, self.eof, self.sse_error is not None)) > 1:
-            raise ValueError("give only one of cut, stall, eof and sse_error")
+        if sum(map(bool, self._endings())) > 1:
+            raise ValueError("give only one of cut, stall, swallow, eof and sse_error")
         return self
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the reply does not come through to its end."""
+        return any(self._endings())
+
+    def _endings(self) -> tuple[object, ...]:
+        return self.cut, self.stall, self.swallow, self.eof, self.sse_error
 
     @property
     def name(self) -> str:
         """What it does in a word or two, for the ledger."""
-        fields = ("status", "cut", "stall", "eof", "sse_error", "trickle", "broken_json", "content",
-                  "stop_reason", "reply", "delay")  # fmt: skip
+        fields = ("status", "cut", "stall", "swallow", "eof", "sse_error", "trickle", "broken_json",
+                  "content", "stop_reason", "reply", "delay")  # fmt: skip
         for field in fields:
             value = getattr(self, field)
             if value:
@@ -132,41 +148,65 @@ class Fault(BaseModel):
         return "none"
 
 
+@dataclass(slots=True)
+class _Scripted:
+    """A fault with the times it has left. `number` counts those scripted since the last clear."""
+
+    fault: Fault
+    number: int
+    match: bytes
+    left: int | None
+
+
 class FaultScript:
     """The faults to come, in order: the first one that matches and has times left strikes."""
 
     def __init__(self, seed: int) -> None:
-        self._rng = random.Random(f"faults {seed}")
-        self._faults: list[tuple[Fault, bytes]] = []
-        self._left: list[int | None] = []
+        self._seed = seed
+        self._scripted: list[_Scripted] = []
+        self._number = 0
+        self._seen: Counter[str] = Counter()
 
     def append(self, faults: Iterable[Fault]) -> None:
         """Add faults after those that are there."""
         for fault in faults:
-            self._faults.append((fault, (fault.match or "").encode()))
-            self._left.append(fault.times)
+            match = (fault.match or "").encode()
+            self._scripted.append(_Scripted(fault, self._number, match, fault.times))
+            self._number += 1
 
     def clear(self) -> None:
-        """Nothing more goes wrong."""
-        self._faults.clear()
-        self._left.clear()
+        """Nothing more goes wrong, and chance begins anew."""
+        self._scripted.clear()
+        self._seen.clear()
+        self._number = 0
 
     def remaining(self) -> list[dict[str, object]]:
         """The faults that can still strike, with the times they have left."""
         return [
-            fault.model_dump(exclude_defaults=True, mode="json") | {"times": left}
-            for (fault, _), left in zip(self._faults, self._left, strict=True)
+            one.fault.model_dump(exclude_defaults=True, mode="json") | {"times": one.left}
+            for one in self._scripted
         ]
 
-    def strike(self, body: bytes) -> Fault | None:
+    def strike(self, body: bytes, sha256: str, *, stream: bool) -> Fault | None:
         """The fault that a request with this body meets, if any; it uses up one of its times."""
-        for index, (fault, match) in enumerate(self._faults):
-            if match not in body or (fault.rate < 1 and self._rng.random() >= fault.rate):
+        if not self._scripted:
+            return None
+        turn = self._seen[sha256]
+        self._seen[sha256] += 1
+        for one in self._scripted:
+            fault = one.fault
+            if one.match not in body or fault.stream not in (None, stream):
                 continue
-            left = self._left[index]
-            if left is not None:
-                self._left[index] = left - 1
-                if left == 1:
-                    del self._faults[index], self._left[index]
+            if fault.rate < 1 and self._chance(one.number, sha256, turn) >= fault.rate:
+                continue
+            if one.left is not None:
+                one.left -= 1
+                if one.left == 0:
+                    self._scripted.remove(one)
             return fault
         return None
+
+    def _chance(self, number: int, sha256: str, turn: int) -> float:
+        """0 to 1, the same for the same request in every run with this seed and script."""
+        drawn = hashlib.blake2b(f"{self._seed} {number} {turn} {sha256}".encode(), digest_size=8)
+        return int.from_bytes(drawn.digest()) / 2**64

@@ -24,7 +24,10 @@ IN_FLIGHT = "in_flight"
 
 @dataclass(slots=True)
 class LedgerEntry:
-    """One request that was received. Times are Unix seconds, amounts are tokens."""
+    """One request that was received. Times are Unix seconds, amounts are tokens.
+
+    `fault` names the fault that struck it, whatever came of that.
+    """
 
     index: int
     request_id: str
@@ -36,6 +39,7 @@ class LedgerEntry:
     finished_at: float | None = None
     status: int | None = None
     outcome: str = IN_FLIGHT
+    fault: str | None = None
     delivered: bool = False
     billed: bool = False
     usage: Usage = NOTHING_USED
@@ -44,11 +48,6 @@ class LedgerEntry:
     def cost_usd(self) -> Decimal:
         """US dollars billed, exact; 0 for a request that generated nothing."""
         return cost(self.model, self.usage) if self.billed else Decimal(0)
-
-    def bill(self, usage: Usage) -> None:
-        """Charge for `usage`: from here on it costs money, whatever happens to the reply."""
-        self.usage = usage
-        self.billed = True
 
     def as_json(self) -> dict[str, object]:
         """The entry as the control endpoint sends it: flat, the cost as a decimal string."""
@@ -63,6 +62,7 @@ class LedgerEntry:
             "stream": self.stream,
             "status": self.status,
             "outcome": self.outcome,
+            "fault": self.fault,
             "delivered": self.delivered,
             "billed": self.billed,
             "input_tokens": usage.input_tokens,
@@ -110,7 +110,18 @@ class Ledger:
         self._entries: list[LedgerEntry] = []
         self._in_flight: dict[str, LedgerEntry] = {}
         self._max_in_flight = 0
+        self._spent = Decimal(0)
         self._started_at = time.time()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._in_flight)
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """US dollars billed."""
+        return self._spent
 
     def open(self, request_id: str) -> LedgerEntry:
         """Note that a request came in."""
@@ -119,6 +130,12 @@ class Ledger:
         self._in_flight[request_id] = entry
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         return entry
+
+    def bill(self, entry: LedgerEntry, usage: Usage) -> None:
+        """Charge for `usage`: from here on it costs money, whatever happens to the reply."""
+        entry.usage = usage
+        entry.billed = True
+        self._spent += entry.cost_usd
 
     def close(self, entry: LedgerEntry, outcome: str) -> None:
         """Note that no more is sent for it."""
@@ -131,8 +148,9 @@ class Ledger:
         return iter(self._entries[index:])
 
     def clear(self) -> None:
-        """Forget every request; those in flight stay counted as in flight."""
+        """Forget every request and what it cost; those in flight stay counted as in flight."""
         self._entries.clear()
+        self._spent = Decimal(0)
         self._max_in_flight = len(self._in_flight)
 
     def stats(self) -> dict[str, object]:
@@ -140,6 +158,7 @@ class Ledger:
         return {
             "started_at": self._started_at,
             "requests": len(self._entries),
+            "spent_usd": format(self._spent, "f"),
             "in_flight": len(self._in_flight),
             "max_in_flight": self._max_in_flight,
             "in_flight_since": [entry.received_at for entry in self._in_flight.values()],

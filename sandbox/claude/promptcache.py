@@ -11,11 +11,16 @@ from sandbox.claude.models import Model
 from sandbox.claude.prompt import TTL_SECONDS, Segment
 from sandbox.claude.tokens import Usage, tokens_in_bytes, utf8_length
 
+LOOKBACK_BLOCKS = 20
+"""How many blocks before a breakpoint are looked up for an entry that an earlier request wrote."""
+
 
 @dataclass(slots=True)
 class _Entry:
+    """`used_at` is when it was written or last read, on the cache's clock."""
+
     ready_at: float
-    expires_at: float
+    used_at: float
     ttl: float
 
 
@@ -28,14 +33,26 @@ class _Prefix:
     ttl: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """What the cache will do for one request, and the input side of its usage."""
+
+    usage: Usage
+    renewed: tuple[_Prefix, ...] = ()
+    written: tuple[_Prefix, ...] = ()
+
+
 class PromptCache:
     """Prefixes that were marked with `cache_control`.
 
     An entry can be read only once the reply that wrote it has begun, so that requests sent
-    side by side against a cold cache all pay for the write. A read renews the entry.
+    side by side against a cold cache all pay for the write. A read renews the entry and those
+    within it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.speed = 1.0
+        """How many times faster than the clock entries age."""
         self._clock = clock
         self._entries: dict[bytes, _Entry] = {}
 
@@ -43,47 +60,70 @@ class PromptCache:
         """Forget every prefix."""
         self._entries.clear()
 
-    def account(
-        self, name: str, model: Model, segments: Sequence[Segment], *, ready_in: float
-    ) -> Usage:
-        """The input side of the usage of a request, and remember its marked prefixes.
+    def age(self, seconds: float) -> None:
+        """Make every entry so many seconds of its lifetime older."""
+        for entry in self._entries.values():
+            entry.used_at -= seconds / self.speed
 
-        `ready_in`: seconds until the reply begins.
-        """
+    def plan(self, name: str, model: Model, segments: Sequence[Segment]) -> CachePlan:
+        """What a request to the model `name` would read and write; nothing changes yet."""
         prefixes = _prefixes(name, segments)
         total = prefixes[-1].tokens if prefixes else 0
-        marked = [p for p in prefixes if p.ttl and p.tokens >= model.min_cacheable_tokens]
-        if not marked:
-            return Usage(input_tokens=total)
-        now = self._clock()
-        read = self._read([p for p in prefixes if p.tokens <= marked[-1].tokens], now)
-        written = {"5m": 0, "1h": 0}
-        covered = read
-        for prefix in marked:
-            if prefix.tokens > covered and prefix.ttl is not None:
-                written[prefix.ttl] += prefix.tokens - covered
+        marks = [
+            index
+            for index, prefix in enumerate(prefixes)
+            if prefix.ttl and prefix.tokens >= model.min_cacheable_tokens
+        ]
+        read = self._readable(prefixes, marks)
+        covered = read_tokens = read.tokens if read else 0
+        counts = {"5m": 0, "1h": 0}
+        written = []
+        for prefix in (prefixes[index] for index in marks):
+            if prefix.ttl is not None and prefix.tokens > covered:
+                counts[prefix.ttl] += prefix.tokens - covered
                 covered = prefix.tokens
-                ttl = TTL_SECONDS[prefix.ttl]
-                ready_at = now + ready_in
-                self._entries.setdefault(prefix.digest, _Entry(ready_at, ready_at + ttl, ttl))
-        return Usage(
+                written.append(prefix)
+        usage = Usage(
             input_tokens=total - covered,
-            cache_read_tokens=read,
-            cache_write_5m_tokens=written["5m"],
-            cache_write_1h_tokens=written["1h"],
+            cache_read_tokens=read_tokens,
+            cache_write_5m_tokens=counts["5m"],
+            cache_write_1h_tokens=counts["1h"],
         )
+        within = (prefixes[index] for index in marks if prefixes[index].tokens < read_tokens)
+        return CachePlan(usage, (read, *within) if read else (), tuple(written))
 
-    def _read(self, prefixes: Sequence[_Prefix], now: float) -> int:
-        for prefix in reversed(prefixes):
+    def commit(self, plan: CachePlan, *, ready_in: float) -> None:
+        """The request is answered: renew what it reads, remember what it writes.
+
+        `ready_in`: seconds until the reply begins, and what it wrote can be read.
+        """
+        if not (plan.renewed or plan.written):
+            return
+        now = self._clock()
+        for prefix in plan.renewed:
             entry = self._entries.get(prefix.digest)
-            if entry is None or entry.ready_at > now:
-                continue
-            if entry.expires_at <= now:
-                del self._entries[prefix.digest]
-                continue
-            entry.expires_at = now + entry.ttl
-            return prefix.tokens
-        return 0
+            if entry is not None and self._lives(entry, now):
+                entry.used_at = max(now, entry.used_at)
+        for prefix in plan.written:
+            entry = self._entries.get(prefix.digest)
+            if prefix.ttl is not None and (entry is None or not self._lives(entry, now)):
+                ready_at = now + ready_in
+                self._entries[prefix.digest] = _Entry(ready_at, ready_at, TTL_SECONDS[prefix.ttl])
+
+    def _readable(self, prefixes: Sequence[_Prefix], marks: Sequence[int]) -> _Prefix | None:
+        """The longest prefix at, or not too far before, a breakpoint that can be read."""
+        now = self._clock()
+        near = {
+            index for mark in marks for index in range(max(0, mark - LOOKBACK_BLOCKS), mark + 1)
+        }
+        for index in sorted(near, reverse=True):
+            entry = self._entries.get(prefixes[index].digest)
+            if entry is not None and entry.ready_at <= now and self._lives(entry, now):
+                return prefixes[index]
+        return None
+
+    def _lives(self, entry: _Entry, now: float) -> bool:
+        return (now - entry.used_at) * self.speed < entry.ttl
 
 
 def _prefixes(name: str, segments: Sequence[Segment]) -> list[_Prefix]:

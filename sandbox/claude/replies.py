@@ -95,7 +95,10 @@ def _written(request: MessageRequest, rng: random.Random) -> str:
 
 
 def _limited(request: MessageRequest, text: str, thinking_tokens: int) -> Reply:
-    """The reply cut off at a stop sequence or at max_tokens, thinking included."""
+    """The reply cut off at a stop sequence or at max_tokens, thinking included.
+
+    Thoughts that are not shown are billed all the same: their block has no text.
+    """
     stop_reason, stop_sequence = "end_turn", None
     for sequence in request.stop_sequences:
         if sequence in text:
@@ -107,7 +110,10 @@ def _limited(request: MessageRequest, text: str, thinking_tokens: int) -> Reply:
     if tokens > room:
         text = text.encode()[: room * BYTES_PER_TOKEN].decode(errors="ignore")
         tokens, stop_reason, stop_sequence = room, "max_tokens", None
-    blocks = [Block("thinking", _thought(thinking_tokens))] if thinking_tokens else []
+    blocks = []
+    if thinking_tokens:
+        thought = _thought(thinking_tokens) if request.shows_thoughts else ""
+        blocks.append(Block("thinking", thought))
     if text:
         blocks.append(Block("text", text))
     return Reply(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
+from sandbox.claude.account import Account, spend_limit_reached
 from sandbox.claude.config import Config
 from sandbox.claude.delivery import send, send_faulty
 from sandbox.claude.errors import ApiError
 from sandbox.claude.faults import Fault, FaultScript
+from sandbox.claude.headers import check_headers
 from sandbox.claude.ledger import Ledger, LedgerEntry
 from sandbox.claude.models import MODELS
 from sandbox.claude.prompt import Segment, cache_ttl, prompt_segments
-from sandbox.claude.promptcache import PromptCache
+from sandbox.claude.promptcache import CachePlan, PromptCache
 from sandbox.claude.replies import Reply, Writer
 from sandbox.claude.tokens import Usage, tokens_in_bytes, utf8_length
 from sandbox.claude.validate import (
@@ -29,6 +32,16 @@ from sandbox.claude.validate import (
 from sandbox.claude.wires import error_wire, fault_wire, json_wire, reply_wire
 
 
+@dataclass(slots=True)
+class _Call:
+    """A request to `/v1/messages` that was understood and admitted."""
+
+    entry: LedgerEntry
+    message: MessageRequest
+    segments: Sequence[Segment]
+    plan: CachePlan
+
+
 class Server:
     """Answers `/v1/messages` and `/v1/messages/count_tokens`, and keeps the books."""
 
@@ -37,10 +50,22 @@ class Server:
         self.faults = FaultScript(seed)
         self.ledger = Ledger()
         self.cache = PromptCache()
+        self.cache.speed = config.cache_speed
+        self.account = Account(config)
         self._writer = Writer(seed)
         # Told apart across restarts, as Claude's ids are.
         self._run = secrets.token_hex(5)
         self._received = 0
+
+    def configure(self, config: Config) -> None:
+        """Take over other settings."""
+        self.config = config
+        self.cache.speed = config.cache_speed
+        self.account.configure(config)
+
+    def stats(self) -> dict[str, object]:
+        """Counts of requests, and what each model class has used."""
+        return {**self.ledger.stats(), "classes": self.account.stats()}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one API request, whatever it is."""
@@ -49,18 +74,22 @@ class Server:
         endpoint = (request.method, request.path)
         if endpoint == ("POST", "/v1/messages"):
             return await self._create_message(request, request_id)
+        limits = self.account.headers("")
         try:
             if endpoint != ("POST", "/v1/messages/count_tokens"):
                 raise ApiError(404, f"Not found: {request.method} {request.path}")
-            wire = json_wire(200, {"input_tokens": await self._count(request)}, request_id)
+            count = await self._count(request)
+            wire = json_wire(200, {"input_tokens": count}, request_id, limits)
         except ApiError as error:
-            wire = error_wire(error, request_id)
+            wire = error_wire(error, request_id, limits)
         return await send(request, wire)
 
     async def _count(self, request: web.BaseRequest) -> int:
-        self._authenticate(request)
-        payload, schema_json = parse_count_request(await _read(request))
-        return _prompt_tokens([Segment(schema_json), *prompt_segments(payload)])
+        betas = check_headers(request.headers, self.config.api_key)
+        body = await _read(request)
+        with _well_formed():
+            payload, schema_json = parse_count_request(body, betas)
+            return _prompt_tokens([Segment(schema_json), *prompt_segments(payload)])
 
     async def _create_message(
         self, request: web.BaseRequest, request_id: str
@@ -84,97 +113,96 @@ class Server:
     ) -> tuple[web.StreamResponse, str]:
         """The response that was sent, and its outcome for the ledger."""
         try:
-            self._authenticate(request)
+            betas = check_headers(request.headers, self.config.api_key)
             body = await _read(request)
             entry.body_sha256 = hashlib.sha256(body).hexdigest()
-            message, segments = _understood(body)
-            entry.model, entry.stream, entry.tag = message.model, message.stream, message.tag
+            call = self._admitted(entry, *_understood(body, betas))
         except ApiError as error:
             entry.status = error.status
-            response = await send(request, error_wire(error, entry.request_id))
+            wire = error_wire(error, entry.request_id, self.account.headers(entry.model))
+            response = await send(request, wire)
             entry.delivered = True
             return response, "error"
-        fault = self.faults.strike(body)
+        fault = self.faults.strike(body, entry.body_sha256, stream=entry.stream)
         if fault is not None:
-            return await self._fail(request, entry, message, segments, fault)
-        reply = self._generate(entry, message, segments)
-        await self._think(reply, entry.stream)
-        response = await send(request, reply_wire(reply, entry, self.config, None))
+            return await self._fail(request, call, fault)
+        reply = await self._reply(call)
+        limits = self.account.headers(entry.model)
+        response = await send(request, reply_wire(reply, entry, self.config, limits))
         entry.delivered = True
         return response, "ok"
 
+    def _admitted(
+        self, entry: LedgerEntry, message: MessageRequest, segments: Sequence[Segment], tokens: int
+    ) -> _Call:
+        """The call, if the account may make it. Raises `ApiError`."""
+        entry.model, entry.stream, entry.tag = message.model, message.stream, message.tag
+        config = self.config
+        if config.overload is not None and self.ledger.in_flight > config.overload:
+            self.account.overloaded(entry.model)
+            raise ApiError(529)
+        if config.spend_limit_usd is not None and self.ledger.spent_usd >= config.spend_limit_usd:
+            raise spend_limit_reached()
+        if any(segment.ttl for segment in segments):
+            plan = self.cache.plan(message.model, MODELS[message.model], segments)
+        else:
+            plan = CachePlan(Usage(input_tokens=tokens))
+        self.account.admit(entry.model, plan.usage.limited_tokens)
+        return _Call(entry, message, segments, plan)
+
     async def _fail(
-        self,
-        request: web.BaseRequest,
-        entry: LedgerEntry,
-        message: MessageRequest,
-        segments: Sequence[Segment],
-        fault: Fault,
+        self, request: web.BaseRequest, call: _Call, fault: Fault
     ) -> tuple[web.StreamResponse, str]:
+        entry = call.entry
+        entry.fault = fault.name
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.status is not None:
             if fault.billed:
-                self._generate(entry, message, segments)
+                self.account.generated(entry.model, self._generate(call).output_tokens)
+            else:
+                self.account.give_back(entry.model, call.plan.usage.limited_tokens)
             entry.status = fault.status
-            wire = fault_wire(fault, fault.status, entry.request_id)
+            limits = self.account.headers(entry.model)
+            wire = fault_wire(fault, fault.status, entry.request_id, limits)
         else:
-            reply = self._generate(entry, message, segments, fault)
-            await self._think(reply, entry.stream)
-            wire = reply_wire(reply, entry, self.config, fault)
+            reply = await self._reply(call, fault)
+            limits = self.account.headers(entry.model)
+            wire = reply_wire(reply, entry, self.config, limits, fault)
         response, entry.delivered = await send_faulty(request, wire, fault)
         return response, fault.name
 
-    def _authenticate(self, request: web.BaseRequest) -> None:
-        key = request.headers.get("x-api-key")
-        if key is None:  # the SDK sends the key as a bearer token
-            key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not key:
-            raise ApiError(401, "x-api-key header is required")
-        if self.config.api_key is not None and key != self.config.api_key:
-            raise ApiError(401, "invalid x-api-key")
-        if "anthropic-version" not in request.headers:
-            raise ApiError(400, "anthropic-version: header is required")
+    async def _reply(self, call: _Call, fault: Fault | None = None) -> Reply:
+        """The reply, at the time at which its first byte is due.
 
-    def _generate(
-        self,
-        entry: LedgerEntry,
-        message: MessageRequest,
-        segments: Sequence[Segment],
-        fault: Fault | None = None,
-    ) -> Reply:
-        """Generate the reply and bill it: from here on it costs money, delivered or not."""
-        thinks = message.thinking != "disabled"
-        reply = self._writer.reply(
-            message,
-            segments,
-            thinking_tokens=self.config.thinking_tokens if thinks else 0,
-            fault=fault,
-        )
-        entry.status = 200
-        entry.bill(
-            replace(
-                self._input_usage(message, segments),
-                output_tokens=reply.output_tokens,
-                thinking_tokens=reply.thinking_tokens,
-            )
-        )
+        For a plain reply that is after its last token.
+        """
+        reply = self._generate(call, fault)
+        try:
+            seconds = self.config.latency
+            if not call.entry.stream and self.config.tokens_per_second is not None:
+                seconds += reply.output_tokens / self.config.tokens_per_second
+            if seconds:
+                await asyncio.sleep(seconds)
+        finally:
+            self.account.generated(call.entry.model, reply.output_tokens)
         return reply
 
-    def _input_usage(self, message: MessageRequest, segments: Sequence[Segment]) -> Usage:
-        if not any(segment.ttl for segment in segments):
-            return Usage(input_tokens=_prompt_tokens(segments))
-        return self.cache.account(
-            message.model, MODELS[message.model], segments, ready_in=self.config.latency
+    def _generate(self, call: _Call, fault: Fault | None = None) -> Reply:
+        """Generate the reply and bill it: from here on it costs money, delivered or not."""
+        thinking_tokens = self.config.thinking_tokens if call.message.thinks else 0
+        reply = self._writer.reply(
+            call.message, call.segments, thinking_tokens=thinking_tokens, fault=fault
         )
-
-    async def _think(self, reply: Reply, stream: bool) -> None:
-        """Wait until the first byte is due, which for a plain reply is after its last token."""
-        seconds = self.config.latency
-        if not stream and self.config.tokens_per_second is not None:
-            seconds += reply.output_tokens / self.config.tokens_per_second
-        if seconds:
-            await asyncio.sleep(seconds)
+        self.cache.commit(call.plan, ready_in=self.config.latency)
+        call.entry.status = 200
+        usage = replace(
+            call.plan.usage,
+            output_tokens=reply.output_tokens,
+            thinking_tokens=reply.thinking_tokens,
+        )
+        self.ledger.bill(call.entry, usage)
+        return reply
 
 
 async def _read(request: web.BaseRequest) -> bytes:
@@ -185,25 +213,31 @@ async def _read(request: web.BaseRequest) -> bytes:
         raise ApiError(413, f"Request exceeds the maximum size of {limit} MB") from None
 
 
-def _understood(body: bytes) -> tuple[MessageRequest, list[Segment]]:
-    """The request and its prompt. Raises `ApiError` for what Claude would refuse."""
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """Nested parameters are not all checked one by one: a wrong type in them ends here."""
     try:
-        message = parse_message_request(body)
-        return message, _segments(message)
+        yield
     except (AttributeError, KeyError, TypeError) as error:
-        # Nested parameters are not all checked one by one: a wrong type in them ends here.
         raise ApiError(400, f"The request is malformed: {error!r}") from error
 
 
-def _segments(message: MessageRequest) -> list[Segment]:
-    """The prompt, its schema first, as the cache sees it. Raises `ApiError` if it is too long."""
-    segments = [Segment(message.schema_json), *prompt_segments(message.payload)]
+def _understood(
+    body: bytes, betas: frozenset[str]
+) -> tuple[MessageRequest, Sequence[Segment], int]:
+    """The request, its prompt with the schema first, and the prompt's tokens.
+
+    Raises `ApiError` for what Claude would refuse.
+    """
+    with _well_formed():
+        message = parse_message_request(body, betas)
+        segments = [Segment(message.schema_json), *prompt_segments(message.payload)]
     tokens, limit = _prompt_tokens(segments), MODELS[message.model].context_tokens
     if tokens > limit:
         raise ApiError(400, f"prompt is too long: {tokens} tokens > {limit} maximum")
     if ttl := cache_ttl(message.payload.get("cache_control")):
         segments[-1] = replace(segments[-1], ttl=ttl)
-    return segments
+    return message, segments, tokens
 
 
 def _prompt_tokens(segments: Sequence[Segment]) -> int:

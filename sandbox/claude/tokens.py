@@ -47,6 +47,11 @@ class Usage:
             + self.cache_write_1h_tokens
         )
 
+    @property
+    def limited_tokens(self) -> int:
+        """The input that rate limits count: all but what is read from the cache."""
+        return self.input_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
     def as_message_usage(self) -> dict[str, object]:
         """The `usage` of a message, and of `message_start`."""
         return {

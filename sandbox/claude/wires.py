@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from sandbox.claude.config import Config
 from sandbox.claude.delivery import Wire
@@ -15,19 +16,7 @@ from sandbox.claude.replies import Reply
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
-_LIMITS = {
-    "requests": 100_000,
-    "input-tokens": 50_000_000,
-    "output-tokens": 10_000_000,
-    "tokens": 60_000_000,
-}
 _COMMON_HEADERS = {"anthropic-organization-id": "00000000-0000-4000-8000-000000000000"}
-for _name, _limit in _LIMITS.items():
-    _COMMON_HEADERS |= {
-        f"anthropic-ratelimit-{_name}-limit": str(_limit),
-        f"anthropic-ratelimit-{_name}-remaining": str(_limit),
-        f"anthropic-ratelimit-{_name}-reset": "2030-01-01T00:00:00Z",
-    }
 _PLAIN_HEADERS = {"content-type": JSON, **_COMMON_HEADERS}
 _STREAM_HEADERS = {
     "content-type": EVENT_STREAM,
@@ -35,20 +24,24 @@ _STREAM_HEADERS = {
     **_COMMON_HEADERS,
 }
 
-
-def json_wire(status: int, body: object, request_id: str) -> Wire:
-    """A response with `body` as JSON."""
-    return Wire(status, {**_PLAIN_HEADERS, "request-id": request_id}, (json.dumps(body).encode(),))
+Headers = Mapping[str, str]
 
 
-def error_wire(error: ApiError, request_id: str) -> Wire:
+def json_wire(status: int, body: object, request_id: str, limits: Headers) -> Wire:
+    """A response with `body` as JSON. `limits` are the account's rate-limit headers."""
+    headers = {**_PLAIN_HEADERS, **limits, "request-id": request_id}
+    return Wire(status, headers, (json.dumps(body).encode(),))
+
+
+def error_wire(error: ApiError, request_id: str, limits: Headers) -> Wire:
     """Claude's answer to a request that it refuses."""
-    return json_wire(error.status, error_body(error.status, error.message, request_id), request_id)
+    body = error_body(error.status, error.message, request_id, error_code=error.error_code)
+    return json_wire(error.status, body, request_id, {**limits, **error.headers})
 
 
-def fault_wire(fault: Fault, status: int, request_id: str) -> Wire:
+def fault_wire(fault: Fault, status: int, request_id: str, limits: Headers) -> Wire:
     """What the fault says in place of a reply."""
-    headers = _with_headers({**_PLAIN_HEADERS, "request-id": request_id}, fault)
+    headers = _with_headers({**_PLAIN_HEADERS, **limits, "request-id": request_id}, fault)
     if isinstance(fault.body, str):
         return Wire(status, headers, (fault.body.encode(),))
     body = fault.body
@@ -59,11 +52,13 @@ def fault_wire(fault: Fault, status: int, request_id: str) -> Wire:
     return Wire(status, headers, (json.dumps(body).encode(),))
 
 
-def reply_wire(reply: Reply, entry: LedgerEntry, config: Config, fault: Fault | None) -> Wire:
+def reply_wire(
+    reply: Reply, entry: LedgerEntry, config: Config, limits: Headers, fault: Fault | None = None
+) -> Wire:
     """A generated reply, streamed or not, as the entry's request asked for."""
     message_id = f"msg_{entry.request_id.removeprefix('req_')}"
     common = _STREAM_HEADERS if entry.stream else _PLAIN_HEADERS
-    headers = {**common, "request-id": entry.request_id}
+    headers = {**common, **limits, "request-id": entry.request_id}
     if fault is not None:
         headers = _with_headers(headers, fault)
     broken = fault is not None and fault.broken_json
