@@ -31,8 +31,8 @@ SHUTDOWN_TIMEOUT = 0.1
 
 def main() -> None:
     """Parse the command line and serve."""
-    parser = _parser()
-    args = parser.parse_args()
+    options = parser()
+    args = options.parse_args()
     if args.die_with_parent:
         _die_with(args.die_with_parent)
     try:
@@ -43,9 +43,9 @@ def main() -> None:
     except ValidationError as error:
         problem = error.errors()[0]
         path = ".".join(map(str, problem["loc"]))
-        parser.error(f"--{path.replace('_', '-')}: {problem['msg']}")
+        options.error(f"--{path.replace('_', '-')}: {problem['msg']}")
     except ValueError as error:
-        parser.error(str(error))
+        options.error(str(error))
     # The ledger only grows: looking through it for garbage again and again would be for nothing.
     gc.set_threshold(100_000, 50, 1000)
     asyncio.run(serve(server, args.host, args.port))
@@ -63,15 +63,16 @@ def _json(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options: every setting of `Config`, and how to serve."""
+    options = argparse.ArgumentParser(
         prog="python -m sandbox.claude",
         description=__doc__,
         epilog="LIMITS and RAMP are JSON, as in "
         """--limits '{"*": {"requests": 50, "input_tokens": 40000, "output_tokens": 8000}}' and """
         """--ramp '{"seconds": 60, "factor": 2, "free_requests": 10}'.""",
     )
-    add = parser.add_argument
+    add = options.add_argument
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="0 takes a free one (default)")
     add("--seed", type=int, default=0, help="decides what is generated, and what fails")
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--spend-limit-usd", metavar="USD", help="400 once so much is billed")
     add("--cache-speed", type=float, help="how fast the prompt cache ages (default: 1)")
     add("--die-with-parent", type=int, metavar="PID", help="the parent's pid")
-    return parser
+    return options
 
 
 async def serve(server: Server, host: str, port: int) -> None:

@@ -148,6 +148,9 @@ class Fault(BaseModel):
         return "none"
 
 
+_64_BITS = 2**64 - 1
+
+
 @dataclass(slots=True)
 class _Scripted:
     """A fault with the times it has left. `number` counts those scripted since the last clear."""
@@ -193,11 +196,13 @@ class FaultScript:
             return None
         turn = self._seen[sha256]
         self._seen[sha256] += 1
+        drawn = hashlib.blake2b(f"{self._seed} {turn} {sha256}".encode(), digest_size=8).digest()
+        luck = int.from_bytes(drawn)
         for one in self._scripted:
             fault = one.fault
             if one.match not in body or fault.stream not in (None, stream):
                 continue
-            if fault.rate < 1 and self._chance(one.number, sha256, turn) >= fault.rate:
+            if fault.rate < 1 and _chance(luck, one.number) >= fault.rate:
                 continue
             if one.left is not None:
                 one.left -= 1
@@ -206,7 +211,14 @@ class FaultScript:
             return fault
         return None
 
-    def _chance(self, number: int, sha256: str, turn: int) -> float:
-        """0 to 1, the same for the same request in every run with this seed and script."""
-        drawn = hashlib.blake2b(f"{self._seed} {number} {turn} {sha256}".encode(), digest_size=8)
-        return int.from_bytes(drawn.digest()) / 2**64
+
+def _chance(luck: int, number: int) -> float:
+    """0 to 1 for fault `number` of a request: SplitMix64, the `number`th output from `luck`.
+
+    Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014). A mix has dozens of
+    faults, and a hash for each would cost more than the reply.
+    """
+    z = (luck + (number + 1) * 0x9E3779B97F4A7C15) & _64_BITS
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    return (z ^ (z >> 31)) / 2**64

@@ -106,8 +106,10 @@ class PromptCache:
                 entry.used_at = max(now, entry.used_at)
         for prefix in plan.written:
             entry = self._entries.get(prefix.digest)
-            if prefix.ttl is not None and (entry is None or not self._lives(entry, now)):
-                ready_at = now + ready_in
+            ready_at = now + ready_in
+            if entry is not None and self._lives(entry, now):
+                entry.ready_at = min(entry.ready_at, ready_at)
+            elif prefix.ttl is not None:
                 self._entries[prefix.digest] = _Entry(ready_at, ready_at, TTL_SECONDS[prefix.ttl])
 
     def _readable(self, prefixes: Sequence[_Prefix], marks: Sequence[int]) -> _Prefix | None:
