@@ -111,6 +111,8 @@ class Ledger:
         self._in_flight: dict[str, LedgerEntry] = {}
         self._max_in_flight = 0
         self._spent = Decimal(0)
+        # Summed up when somebody asks: most never do, and decimals are slow.
+        self._unsummed: list[LedgerEntry] = []
         self._started_at = time.time()
 
     @property
@@ -121,6 +123,8 @@ class Ledger:
     @property
     def spent_usd(self) -> Decimal:
         """US dollars billed."""
+        self._spent += sum((entry.cost_usd for entry in self._unsummed), Decimal(0))
+        self._unsummed.clear()
         return self._spent
 
     def open(self, request_id: str) -> LedgerEntry:
@@ -135,7 +139,7 @@ class Ledger:
         """Charge for `usage`: from here on it costs money, whatever happens to the reply."""
         entry.usage = usage
         entry.billed = True
-        self._spent += entry.cost_usd
+        self._unsummed.append(entry)
 
     def close(self, entry: LedgerEntry, outcome: str) -> None:
         """Note that no more is sent for it."""
@@ -150,6 +154,7 @@ class Ledger:
     def clear(self) -> None:
         """Forget every request and what it cost; those in flight stay counted as in flight."""
         self._entries.clear()
+        self._unsummed.clear()
         self._spent = Decimal(0)
         self._max_in_flight = len(self._in_flight)
 
@@ -158,7 +163,7 @@ class Ledger:
         return {
             "started_at": self._started_at,
             "requests": len(self._entries),
-            "spent_usd": format(self._spent, "f"),
+            "spent_usd": format(self.spent_usd, "f"),
             "in_flight": len(self._in_flight),
             "max_in_flight": self._max_in_flight,
             "in_flight_since": [entry.received_at for entry in self._in_flight.values()],

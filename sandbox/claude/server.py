@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -30,6 +29,9 @@ from sandbox.claude.validate import (
     parse_message_request,
 )
 from sandbox.claude.wires import error_wire, fault_wire, json_wire, reply_wire
+
+MALFORMED = (AttributeError, KeyError, TypeError)
+"""Nested parameters are not all checked one by one: a wrong type in them ends as one of these."""
 
 
 @dataclass(slots=True)
@@ -87,9 +89,11 @@ class Server:
     async def _count(self, request: web.BaseRequest) -> int:
         betas = check_headers(request.headers, self.config.api_key)
         body = await _read(request)
-        with _well_formed():
+        try:
             payload, schema_json = parse_count_request(body, betas)
             return _prompt_tokens([Segment(schema_json), *prompt_segments(payload)])
+        except MALFORMED as error:
+            raise _malformed(error) from error
 
     async def _create_message(
         self, request: web.BaseRequest, request_id: str
@@ -213,13 +217,8 @@ async def _read(request: web.BaseRequest) -> bytes:
         raise ApiError(413, f"Request exceeds the maximum size of {limit} MB") from None
 
 
-@contextmanager
-def _well_formed() -> Iterator[None]:
-    """Nested parameters are not all checked one by one: a wrong type in them ends here."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ApiError(400, f"The request is malformed: {error!r}") from error
+def _malformed(error: Exception) -> ApiError:
+    return ApiError(400, f"The request is malformed: {error!r}")
 
 
 def _understood(
@@ -229,9 +228,11 @@ def _understood(
 
     Raises `ApiError` for what Claude would refuse.
     """
-    with _well_formed():
+    try:
         message = parse_message_request(body, betas)
         segments = [Segment(message.schema_json), *prompt_segments(message.payload)]
+    except MALFORMED as error:
+        raise _malformed(error) from error
     tokens, limit = _prompt_tokens(segments), MODELS[message.model].context_tokens
     if tokens > limit:
         raise ApiError(400, f"prompt is too long: {tokens} tokens > {limit} maximum")

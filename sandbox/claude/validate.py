@@ -60,7 +60,7 @@ def parse_message_request(body: bytes, betas: frozenset[str] = NO_BETAS) -> Mess
     """The request in `body`, checked. Raises `ApiError`."""
     payload = _parse_object(body)
     required = ("max_tokens", "messages", "model")
-    schema_json = _checked(payload, MESSAGE_PARAMETERS, betas, required)
+    schema, schema_json = _checked(payload, body, MESSAGE_PARAMETERS, betas, required)
     name = payload["model"]
     model = MODELS[name]
     max_tokens = payload["max_tokens"]
@@ -76,7 +76,7 @@ def parse_message_request(body: bytes, betas: frozenset[str] = NO_BETAS) -> Mess
         model=name,
         max_tokens=max_tokens,
         stream=payload.get("stream") or False,
-        schema=output_schema(payload) if schema_json else None,
+        schema=schema,
         schema_json=schema_json,
         thinks=thinking.get("type", model.thinking[0]) in ("adaptive", "enabled"),
         shows_thoughts=(thinking.get("display") or model.thinking_display) == "summarized",
@@ -90,7 +90,8 @@ def parse_count_request(
 ) -> tuple[Mapping[str, Any], str]:
     """The payload of a request to count tokens, and its schema as JSON. Raises `ApiError`."""
     payload = _parse_object(body)
-    return payload, _checked(payload, COUNT_PARAMETERS, betas, required=("messages", "model"))
+    _, schema_json = _checked(payload, body, COUNT_PARAMETERS, betas, ("messages", "model"))
+    return payload, schema_json
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
@@ -105,11 +106,12 @@ def _parse_object(body: bytes) -> dict[str, Any]:
 
 def _checked(
     payload: dict[str, Any],
+    body: bytes,
     known: frozenset[str],
     betas: frozenset[str],
     required: tuple[str, ...],
-) -> str:
-    """Check what both endpoints share; returns the output schema as JSON, "" if there is none."""
+) -> tuple[dict[str, Any] | None, str]:
+    """Check what both endpoints share; returns the output schema, and that as JSON."""
     for name in required:
         if name not in payload:
             raise ApiError(400, f"{name}: Field required")
@@ -123,15 +125,17 @@ def _checked(
     check_system(payload.get("system"))
     check_messages(payload["messages"])
     check_tools(payload.get("tools"), payload.get("tool_choice"), model)
-    check_breakpoints(payload)
+    # Most requests have neither of these; looking at every block for them would cost more.
+    if b"cache_control" in body:
+        check_breakpoints(payload)
     check_speed(payload, betas)
     thinking_type(payload, model)
     schema = output_schema(payload)
     if schema is None:
-        return ""
-    if has_citations(payload):
+        return None, ""
+    if b"citations" in body and has_citations(payload):
         raise ApiError(400, "Citations are not supported together with output_config.format")
-    return _accepted(schema)
+    return schema, _accepted(schema)
 
 
 _accepted_schemas: dict[bytes, str] = {}
