@@ -48,7 +48,7 @@ _TRANSIENT: tuple[Weighted, ...] = (
     (1, {"status": 500, "headers": {"x-should-retry": "true"}}),
     (1, {"status": 200, "headers": {"content-type": "text/html"}, "body": _HTML}),
     (2, {"delay": _HOLD}),
-    # The connection: before the request landed, after it was billed, and in between.
+    # The call landed and is billed, but its reply does not come.
     (3, {"cut": True}),
     (2, {"cut": True, "at": "headers"}),
     (3, {"stall": _HOLD}),
