@@ -90,7 +90,14 @@ def _build_engine(worker: Any) -> Engine:
         sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
     watchdog.start()
     relay = Relay(settings, publisher(app), registry.models())
-    return Engine(settings, holdings, relay, worker=worker_name, slots=worker.concurrency)
+    return Engine(
+        settings,
+        holdings,
+        relay,
+        worker=worker_name,
+        slots=worker.concurrency,
+        output_bounds={name: task.output_bound for name, task in registry.items()},
+    )
 
 
 EngineStep.build = staticmethod(_build_engine)

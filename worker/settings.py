@@ -72,10 +72,19 @@ def _http_url(value: object) -> object:
     return str(value)
 
 
+def _secret_http_url(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    _network_url(text, ("http", "https"), "https://host/path")
+    if not re.fullmatch(r"[!-~]+", text):
+        raise PydanticCustomError("url", "is malformed: it has characters that must be %-encoded")
+    return text
+
+
 PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 BrokerUrl = Annotated[str, BeforeValidator(_broker_url)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+SecretHttpUrl = Annotated[SecretStr, BeforeValidator(_secret_http_url)]
 
 
 class Settings(BaseSettings):
@@ -223,6 +232,11 @@ class Settings(BaseSettings):
     )
     keep_cancelled_days: float | None = Field(
         30, gt=0, description="Cancelled jobs are deleted after so many days."
+    )
+    alert_webhook_url: SecretHttpUrl | None = Field(
+        None,
+        description="Alerts are posted there as JSON that Slack understands, and retried for a "
+        "day. Without it they are logged and kept: see `claude-jobs alerts`.",
     )
 
     @property

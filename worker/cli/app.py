@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import admin, enqueue, fleet, inspect, operate, usage
+from worker.cli import admin, alerts, enqueue, fleet, inspect, operate, usage
 
 app = typer.Typer(
     name="claude-jobs",
@@ -31,3 +31,4 @@ app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
 app.add_typer(admin.prompts, name="prompts")
 app.add_typer(usage.usage, name="usage")
+app.add_typer(alerts.alerts, name="alerts")

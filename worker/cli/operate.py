@@ -108,7 +108,7 @@ def pause(
     check_database()
     kind, name = _scope(scope)
     with transaction() as connection:
-        new = control.pause(connection, kind, name, reason=reason, by=_person())
+        new = control.pause(connection, kind, name, reason=reason, by=person())
     err.print(f"{scope} is paused" if new else f"{scope} was paused already")
 
 
@@ -168,7 +168,8 @@ def _confirmed(question: str) -> bool:
     return typer.confirm(question)
 
 
-def _person() -> str:
+def person() -> str:
+    """Who runs the command, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

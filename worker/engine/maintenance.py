@@ -13,7 +13,7 @@ import structlog
 from worker.engine.holdings import Holdings
 from worker.engine.loops import Loop
 from worker.settings import Settings
-from worker.storage import rescue
+from worker.storage import alerts, rescue
 from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -22,6 +22,7 @@ _PRUNE_SECONDS = 60.0
 #: Rows deleted per statement; as long as a batch is full, the next follows at once.
 _PRUNE_BATCH = 500
 _DAY = 86400.0
+_KEEP_ALERTS_DAYS = 90
 
 
 class MaintenanceLoop(Loop):
@@ -104,3 +105,4 @@ class MaintenanceLoop(Loop):
                     break
         with transaction() as connection:
             rescue.forget_workers(connection, silent=3600.0)
+            alerts.prune(connection, older_than=_KEEP_ALERTS_DAYS * _DAY, limit=_PRUNE_BATCH)

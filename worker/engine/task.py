@@ -25,6 +25,9 @@ from worker.settings import get_settings
 from worker.storage.engine import transaction
 from worker.storage.enqueue import NewJob, insert_jobs, new_job_id
 
+#: Output tokens of a call above which people are told, unless the task says otherwise.
+DEFAULT_OUTPUT_BOUND = 5_000
+
 Input = TypeVar("Input", bound=BaseModel)
 Output = TypeVar("Output", bound=BaseModel)
 
@@ -64,6 +67,8 @@ class Task(Generic[Input, Output]):
         call_timeout: seconds that one call to Claude may take, by the wall clock.
         deadline: seconds from its first claim after which a job is not tried again.
         backoff: the pauses between attempts.
+        output_bound: output tokens of one call, thinking included, above which an alert is raised;
+            nothing is cut off or refused for it.
     """
 
     name: str
@@ -79,12 +84,15 @@ class Task(Generic[Input, Output]):
     call_timeout: float = 120.0
     deadline: float = 24 * 3600.0
     backoff: Backoff = DEFAULT_BACKOFF
+    output_bound: int = DEFAULT_OUTPUT_BOUND
 
     def __post_init__(self) -> None:
         if not self.prompt:
             object.__setattr__(self, "prompt", self.name)
         if not self.name.isidentifier() or self.name != self.name.lower():
             raise ConfigurationError(f"task {self.name!r}: a name is lower_case_with_underscores")
+        if self.output_bound <= 0:
+            raise ConfigurationError(f"task {self.name}: output_bound must be above 0 (tokens)")
         options = set(inspect.signature(Task.enqueue).parameters) - {"values"}
         if clash := sorted(self.fields & options):
             raise ConfigurationError(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from celery import bootsteps, signals
 
+from worker.engine.alerts import AlertLoop
 from worker.engine.holdings import Holdings
 from worker.engine.leases import LeaseLoop
+from worker.engine.loops import Loop
 from worker.engine.maintenance import MaintenanceLoop
 from worker.engine.relay import Relay
+from worker.engine.webhook import DeliveryLoop
 from worker.settings import Settings
 from worker.storage.engine import transaction
 from worker.storage.leases import remove_worker
@@ -21,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Relay, leases and maintenance start with the pool.
+    """Relay, leases, maintenance and alerts start with the pool.
 
     On SIGTERM the worker stops dispatching and claiming, lets running calls finish for a grace
     period, and cuts off the rest: their jobs go back to the queue and cost no attempt.
@@ -59,6 +62,7 @@ class Engine:
         *,
         worker: str,
         slots: int,
+        output_bounds: Mapping[str, int],
     ) -> None:
         self._settings = settings
         self._holdings = holdings
@@ -66,12 +70,17 @@ class Engine:
         self._worker = worker
         self._leases = LeaseLoop(settings, holdings, worker, slots)
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
+        self._alerts: list[Loop] = [AlertLoop(output_bounds)]
+        if url := settings.alert_webhook_url:
+            self._alerts.append(DeliveryLoop(url.get_secret_value()))
 
     def start(self) -> None:
         """Start all loops."""
         self._leases.start()
         self._maintenance.start()
         self._relay.start()
+        for loop in self._alerts:
+            loop.start()
 
     def drain(self, **_: Any) -> None:
         """Take no more work; cut off what still runs when the grace period is over."""
@@ -80,6 +89,9 @@ class Engine:
         self._holdings.draining.set()
         self._relay.stop(timeout=0)
         self._maintenance.stop(timeout=0)
+        for loop in self._alerts:
+            # Not waited for, here or at the end: what they have not committed is done elsewhere.
+            loop.stop(timeout=0)
         grace = self._settings.shutdown_grace_seconds
         log.info("shutting down", running=len(self._holdings.claims()), grace_seconds=grace)
         timer = threading.Timer(grace, self._cut_off)
@@ -91,6 +103,8 @@ class Engine:
         self._relay.stop()
         self._maintenance.stop()
         self._leases.stop()
+        for loop in self._alerts:
+            loop.stop(timeout=0)
         with transaction() as connection:
             remove_worker(connection, self._worker)
 
