@@ -13,6 +13,8 @@ Pure arithmetic on the output tokens of one prompt version, in the order of its 
   2. Chance does not explain it: |z| ≥ 5 in the rank-sum test. [Mann & Whitney, "On a Test of
      Whether one of Two Random Variables is Stochastically Larger than the Other", Annals of
      Mathematical Statistics 18, 1947]
+  3. Nor do chance and a change half as big: |z| ≥ 3 against 1.25 or 0.75 times the reference.
+     Else a change by a quarter would be told as one by half, once twenty calls happen to say so.
 
 Why false alarms stay below one in 10,000 steady calls, whatever the lengths look like and however
 often one looks: ranks know no distribution, so a single comparison of steady calls passes the
@@ -21,8 +23,8 @@ however much the comparisons depend on each other. Five comparisons every 20 cal
 0.0015 expected alarms in 10,000 calls.
 
 In a simulation of 1e9 steady calls (10,000 runs of 10,000 calls each for ten distributions:
-lognormal with σ from 0.3 to 1.2, gamma, bimodal, Pareto, nearly constant, 1 to 3 tokens) 17 runs
-raised an alarm: one in 59 million calls. `tests/unit/engine/test_drift.py` repeats it on a small
+lognormal with σ from 0.3 to 1.2, gamma, bimodal, Pareto, nearly constant, 1 to 3 tokens) 12 runs
+raised an alarm: one in 83 million calls. `tests/unit/engine/test_drift.py` repeats it on a small
 scale, and says how soon a shift is found.
 
 After a shift the history is forgotten and learned anew: one shift is one alert.
@@ -42,9 +44,11 @@ _SPANS = (20, 40, 80, 160, 320)
 RECENT = _SPANS[-1]
 _EVERY = _SPANS[0]
 
-#: What "by half or more" means, up and down.
+#: What "by half or more" means, up and down; and half of that.
 UP, DOWN = 1.5, 0.5
-_Z = 5.0
+_HALFWAY_UP, _HALFWAY_DOWN = 1.25, 0.75
+#: Standard deviations that make a change, and that make it more than half as big.
+_CERTAIN, _CONFIRMED = 5.0, 3.0
 
 Quartiles = tuple[int, int, int]
 
@@ -92,23 +96,43 @@ class History:
 
     def _compared(self) -> Shift | None:
         """The first span that differs from the reference, the shortest being tried first."""
-        reference, size = self.reference, len(self.reference)
-        rank_sum = seen = 0  # twice the number of pairs in which the recent call is the longer
+        reference = self.reference
+        pairs = seen = 0
         for span in _SPANS:
             if span > len(self.recent):
                 return None
-            for tokens in self.recent[len(self.recent) - span : len(self.recent) - seen]:
-                rank_sum += bisect_left(reference, tokens) + bisect_right(reference, tokens)
+            # Each call is ranked once, whatever the number of spans that it belongs to.
+            pairs += _longer(
+                self.recent[len(self.recent) - span : len(self.recent) - seen], reference
+            )
             seen = span
-            # Without the correction for ties, which would make the deviation smaller.
-            deviation = math.sqrt(size * span * (size + span + 1) / 12)
-            z = (rank_sum - size * span) / 2 / deviation
-            if abs(z) < _Z:
+            z = _deviations(pairs, len(reference), span)
+            if abs(z) < _CERTAIN:
                 continue
-            shift = Shift(_quartiles(reference), _quartiles(sorted(self.recent[-span:])), span)
-            if (z > 0 and shift.factor >= UP) or (z < 0 and shift.factor <= DOWN):
+            recent = sorted(self.recent[-span:])
+            shift = Shift(_quartiles(reference), _quartiles(recent), span)
+            halfway = _HALFWAY_UP if z > 0 else _HALFWAY_DOWN
+            longer = _longer(recent, [halfway * tokens for tokens in reference])
+            confirmed = _deviations(longer, len(reference), span)
+            if z > 0 and shift.factor >= UP and confirmed >= _CONFIRMED:
+                return shift
+            if z < 0 and shift.factor <= DOWN and confirmed <= -_CONFIRMED:
                 return shift
         return None
+
+
+def _longer(calls: Sequence[int], reference: Sequence[float]) -> int:
+    """Twice the pairs of a call and one of the sorted reference in which the call is longer.
+
+    A tie is half a pair: twice the statistic U.
+    """
+    return sum(bisect_left(reference, call) + bisect_right(reference, call) for call in calls)
+
+
+def _deviations(pairs: int, size: int, span: int) -> float:
+    """The z of a rank sum; without the correction for ties, which would make it larger."""
+    deviation = math.sqrt(size * span * (size + span + 1) / 12)
+    return (pairs - size * span) / 2 / deviation
 
 
 def _quartiles(ordered: Sequence[int]) -> Quartiles:

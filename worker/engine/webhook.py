@@ -113,17 +113,21 @@ def post(url: str, delivery: Delivery) -> None:
     timer = threading.Timer(_TIMEOUT, connections.shut_down)
     timer.daemon = True
     timer.start()
+    failure = None
     try:
         opener.open(request, timeout=_TIMEOUT).close()
     except HTTPError as error:
         error.close()
-        raise NotDelivered(f"HTTP {error.code}") from None
+        failure = f"HTTP {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if connections.timed_out:
-            raise NotDelivered(f"no answer within {_TIMEOUT:g} s") from None
-        raise NotDelivered(_reason(error)) from None
+        failure = _reason(error)
     finally:
         timer.cancel()
+    # A shutdown may look like the end of an answer, whether good or bad.
+    if connections.timed_out:
+        failure = f"no answer within {_TIMEOUT:g} s"
+    if failure is not None:
+        raise NotDelivered(failure)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -100,7 +100,7 @@ def unreported_spend_pause(connection: Connection) -> datetime | None:
 _LIST = text("""
 SELECT id, kind, subject, message, details, count, first_at, last_at, acknowledged_at,
        acknowledged_by, delivered_at, delivery_attempts, delivery_error, next_delivery_at
-FROM alerts WHERE last_at >= :since ORDER BY last_at DESC, id
+FROM alerts WHERE last_at >= :since ORDER BY last_at DESC, kind, subject
 """)
 
 
