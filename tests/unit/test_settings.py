@@ -44,6 +44,12 @@ def test_every_missing_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyP
         ("CELERY_BROKER_URL", "redis://:s3cret@host:port/0"),
         ("ANTHROPIC_BASE_URL", "s3cret"),
         ("ANTHROPIC_BASE_URL", "ftp://user:s3cret@host"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "s3cret"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "ftp://host/s3cret"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "https:///s3cret"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "https://host:port/s3cret"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "https://host/s3cret\n"),
+        ("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "https://höst/s3cret"),
         ("CLAUDE_JOBS_ENVIRONMENT", "s3cret"),
         ("CLAUDE_JOBS_LOG_LEVEL", "s3cret"),
         ("CLAUDE_JOBS_CONCURRENCY", "s3cret"),
@@ -87,6 +93,7 @@ def test_no_secret_is_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-hunter2")
     monkeypatch.setenv("FLOWER_BASIC_AUTH", "admin:hunter2")
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://user:hunter2@host//")
+    monkeypatch.setenv("CLAUDE_JOBS_ALERT_WEBHOOK_URL", "https://hooks.example/hunter2")
 
     assert "hunter2" not in repr(get_settings())
     assert "hunter2" not in str(get_settings())

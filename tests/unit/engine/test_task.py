@@ -185,3 +185,9 @@ def test_a_field_that_enqueue_has_an_option_for_is_refused(name: str) -> None:
 def test_a_task_name_is_lower_case_with_underscores(name: str) -> None:
     with pytest.raises(ConfigurationError, match="lower_case_with_underscores"):
         Task(name=name, input=Anything, output=Answer)
+
+
+def test_an_output_bound_is_a_number_of_tokens() -> None:
+    assert free.output_bound == 5_000
+    with pytest.raises(ConfigurationError, match="free: output_bound must be above 0"):
+        Task(name="free", input=Anything, output=Answer, output_bound=0)
