@@ -134,7 +134,8 @@ def test_a_spend_pause_and_the_next_one_but_not_a_pause_by_hand() -> None:
     with transaction() as connection:
         control.pause(connection, "all", "", reason="spend limit", by="claude-jobs")
     look()
-    assert [row["count"] for row in rows()] == [2]
+    look()
+    assert [row["count"] for row in rows()] == [1, 1]  # people are told of each
 
 
 def test_replies_that_became_longer() -> None:

@@ -44,6 +44,19 @@ class Finding:
     message: str
     details: dict[str, Any]
     count: int = 1
+    repeat_seconds: float = alerts.REPEAT_SECONDS
+
+    def put(self, connection: Connection) -> Raised:
+        """Raise it."""
+        return alerts.raise_alert(
+            connection,
+            self.kind,
+            self.subject,
+            self.message,
+            self.details,
+            count=self.count,
+            repeat_seconds=self.repeat_seconds,
+        )
 
 
 class AlertLoop(Loop):
@@ -71,12 +84,7 @@ class AlertLoop(Loop):
             ]
             # In one order, so that two who raise the same alerts do not wait for each other.
             findings.sort(key=lambda found: (found.kind, found.subject))
-            raised = [
-                alerts.raise_alert(
-                    connection, f.kind, f.subject, f.message, f.details, count=f.count
-                )
-                for f in findings
-            ]
+            raised = [found.put(connection) for found in findings]
         announce(raised)
         return 0.0 if len(calls) == _BATCH else _pause()
 
@@ -86,7 +94,12 @@ def announce(raised: Iterable[Raised]) -> None:
     for alert in raised:
         if alert.new:
             log.warning(
-                "alert", kind=alert.kind, subject=alert.subject, count=alert.count, id=str(alert.id)
+                "alert",
+                kind=alert.kind,
+                subject=alert.subject,
+                count=alert.count,
+                summary=alert.message,
+                id=str(alert.id),
             )
 
 
@@ -102,8 +115,8 @@ def long_replies(calls: Sequence[EndedCall], bounds: Mapping[str, int]) -> list[
         bound = bounds.get(task, DEFAULT_OUTPUT_BOUND)
         message = (
             f"a call wrote {longest.output_tokens:,} output tokens, the bound of {task} is "
-            f"{bound:,}: look at it with `claude-jobs show {longest.job_id}`, then mend the prompt "
-            "or raise the task's output_bound"
+            f"{bound:,}: see `claude-jobs show {longest.job_id}`, then mend the prompt or raise "
+            "the task's output_bound"
         )
         details = _sample(longest) | {"output_tokens": longest.output_tokens, "bound": bound}
         findings.append(Finding("output_bound", task, message, details, len(found)))
@@ -180,7 +193,9 @@ def _spend_pauses(connection: Connection) -> list[Finding]:
         "Anthropic refused a call for a spend limit and everything is paused: raise the limit, "
         "then run `claude-jobs resume`"
     )
-    return [Finding("spend_pause", "all", message, {"paused_at": paused_at.isoformat()})]
+    details = {"paused_at": paused_at.isoformat()}
+    # Never a repetition: between two pauses somebody thought that it was over.
+    return [Finding("spend_pause", "all", message, details, repeat_seconds=0)]
 
 
 def _sample(call: EndedCall) -> dict[str, Any]:
