@@ -43,8 +43,8 @@ imports: $(READY)  ## import-linter: imports run one way
 migrate: $(READY)  ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/claude-jobs migrate
 
-chaos: $(READY)  ## attack it with kills and outages, random seed printed
-	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos -q -x
+chaos: $(READY)  ## attack it with kills, outages and 5,000 jobs of faults, random seed printed
+	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos tests/acceptance/test_ledger.py -q -x
 
 bench: $(READY)  ## measure against a plain Celery task on the same servers
 	@$(BIN)/python -m benchmarks

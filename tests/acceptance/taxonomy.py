@@ -38,6 +38,8 @@ TIMEOUT = Call("timeout")
 LATE = Call("timeout", billed=True)
 CUT = Call("connection_error", billed=True)
 GARBLED = Call("api_error", billed=True)
+SHED = Call("overloaded", billed=True)
+REFUSED_LATE = Call("rate_limited", billed=True)
 
 #: Versions of summarize_text's prompt that the shipped ones lack (see `prompt_versions`).
 ROOMY, TIGHT = "0.1", "0.2"
@@ -65,6 +67,8 @@ class Row:
     warned: bool = False
     says: str = ""
     prefix: str = ""
+    #: "plain" or "streamed", where only one way of receiving a reply can meet it.
+    only: str | None = None
 
     @property
     def marker(self) -> str:
@@ -147,10 +151,28 @@ def timeouts() -> Iterator[Row]:
         ("less than was announced", {"eof": True, "at": {"bytes": 100}}, LATE),
     ]
     for name, fault, call in kinds:
+        only = "plain" if "eof" in fault else None  # the end of a stream is seen, not waited for
         yield Row(name, always(fault), [call], "failed", "timeout", max_attempts=1,
-                  task="extract_entities")  # fmt: skip
+                  task="extract_entities", only=only)  # fmt: skip
     yield Row("no answer, once", [{"delay": 30.0}], [TIMEOUT, OK], attempts=2,
               task="extract_entities")  # fmt: skip
+
+
+def broken_streams() -> Iterator[Row]:
+    """What can only happen to a reply that has begun; what had been reported is booked."""
+    kinds: list[tuple[str, Fault, Call, str]] = [
+        ("cut", {"cut": True, "at": {"events": 4}}, CUT, "connection_error"),
+        ("no message_stop", {"eof": True}, CUT, "connection_error"),
+        ("stalled", {"stall": 30.0, "at": {"events": 4}}, LATE, "timeout"),
+        ("overloaded", {"sse_error": {"type": "overloaded_error"}}, SHED, "overloaded"),
+        ("failed", {"sse_error": {"type": "api_error"}}, GARBLED, "api_error"),
+    ]
+    for name, fault, call, error in kinds:
+        yield Row(f"stream {name}, once", [fault], [call, OK], attempts=2, only="streamed")
+        yield Row(f"stream {name}, always", always(fault), [call] * 2, "failed", error, 2,
+                  max_attempts=2, only="streamed")  # fmt: skip
+    fault = {"sse_error": {"type": "rate_limit_error"}}
+    yield Row("stream rate limited", [fault], [REFUSED_LATE, OK], max_attempts=1, only="streamed")
 
 
 def rate_limits() -> Iterator[Row]:
@@ -225,7 +247,7 @@ def refusals() -> Iterator[Row]:
     }  # fmt: skip
     free = Call("refused", complete=True)
     yield Row("refused, category", always({"status": 200, "body": categorised}), [free],
-              "failed", "refused", says="cyber")  # fmt: skip
+              "failed", "refused", says="cyber", only="plain")  # fmt: skip
     both = ["claude-haiku-5-5", FALLBACK]
     yield Row("refused, falls back", [refusal], [REFUSED, OK], version=ROOMY, models=both)
     yield Row("refused by both", always(refusal), [REFUSED] * 2, "failed", "refused",
@@ -247,15 +269,35 @@ def truncations() -> Iterator[Row]:
               version=ROOMY, says="model_context_window_exceeded")  # fmt: skip
 
 
+def unstorable() -> Iterator[Row]:
+    """What Postgres cannot store is refused or cleaned: it never leaves a job to be rescued."""
+    odd_key: Fault = {"reply": '{"summary": "s", "key_points": [], "a\\u0000b": 1}'}
+    yield Row("NUL in a key", always(odd_key), [INVALID] * 2, "failed", "invalid_output",
+              max_attempts=1)  # fmt: skip
+    for name, text in (("NUL", "a\x00b"), ("a surrogate", "a\ud800b")):
+        yield Row(f"{name} in an error", always({"status": 400, "message": text}), [API_ERROR],
+                  "failed", "invalid_request_error")  # fmt: skip
+    message = {"model": "m", "content": [], "stop_reason": "refusal", "usage": {}}
+    for name, change in (
+        ("more tokens than there are", {"usage": {"input_tokens": 10**30}}),
+        ("fewer tokens than none", {"usage": {"output_tokens": -1}}),
+        ("NUL in the model's name", {"model": "m\x00"}),
+    ):
+        fault = {"status": 200, "body": message | change}
+        yield Row(name, [fault], [API_ERROR, OK], attempts=2)
+
+
 ROWS = [
     *terminal(),
     *transient(),
     *timeouts(),
+    *broken_streams(),
     *rate_limits(),
     *good_replies(),
     *unfit_replies(),
     *refusals(),
     *truncations(),
+    *unstorable(),
 ]
 
 #: These pause everything; each is its own test.

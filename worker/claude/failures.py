@@ -8,16 +8,14 @@ half a message. What follows from a failure is decided in `worker.engine.policy`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from json import JSONDecodeError
+from dataclasses import dataclass, replace
 
 import anthropic
 import httpx2
-from pydantic import ValidationError
 
 from worker.claude.facts import CallFacts, Kind, Reason
-from worker.claude.incoming import ErrorEvent, MalformedReply
-from worker.claude.reply import Reply
+from worker.claude.incoming import ErrorEvent
+from worker.claude.reply import MalformedReply, Reply
 from worker.errors import Failure
 
 #: 429s that are no rate limits: waiting does not help.
@@ -61,6 +59,8 @@ class CallFailed(Exception):
         partial: Reply | None = None,
     ) -> None:
         super().__init__(failure.summary)
+        if partial is not None and failure.request_id is None:
+            failure = replace(failure, request_id=partial.request_id)
         self.outcome = outcome
         self.failure = failure
         self.facts = facts
@@ -96,8 +96,9 @@ def _read(error: Exception) -> tuple[str, Failure, CallFacts]:
             return _no_response("timeout", "no reply in time", error)
         case anthropic.APIConnectionError() | httpx2.HTTPError():
             return _no_response("connection_error", "connection lost", error)
-        case ValidationError() | MalformedReply() | JSONDecodeError() | UnicodeError():
-            failure = Failure("malformed_response", "the response is no message of the API's")
+        case MalformedReply():
+            summary = "the response is no message of the API's"
+            failure = Failure("malformed_response", summary, None, error.request_id)
             return "api_error", failure, CallFacts("transient")
         case _:
             raise error

@@ -11,15 +11,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 
-from worker.claude.reply import Reply, StopDetails, Tokens, WireUsage
+from worker.claude.reply import MalformedReply, Name, Reply, StopDetails, Tokens, WireUsage
 from worker.claude.sse import EventReader
 
-
-class MalformedReply(ValueError):
-    """What arrived is no message of the API's."""
+_NAME: TypeAdapter[str | None] = TypeAdapter(Name | None)
 
 
 class ErrorEvent(Exception):
@@ -56,7 +54,7 @@ class Incoming:
         self._headers = headers
         kind = headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
-            raise MalformedReply(f"the response is {kind or 'of no type'}, not an event stream")
+            raise self._malformed(f"{kind or 'no type'} is no event stream")
 
     def feed(self, chunk: bytes) -> None:
         """Take what has arrived.
@@ -69,7 +67,7 @@ class Incoming:
             for data in self._events.feed(chunk):
                 self._take(from_json(data))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MalformedReply(f"the stream is malformed: {type(error).__name__}") from None
+            raise self._malformed(f"a malformed stream ({type(error).__name__})") from None
 
     def reply(self) -> Reply | None:
         """What has come so far; None before the stream has begun."""
@@ -100,16 +98,16 @@ class Incoming:
                 self._add(event["content_block"].get("text"))
             case "message_start":
                 message = event["message"]
-                self._model = str(message["model"])
-                self._usage = self._checked(message["usage"])
+                self._usage = _checked(message["usage"])
+                self._model = _NAME.validate_python(message["model"])
             case "message_delta":
                 delta = event["delta"]
-                self._stop_reason = delta["stop_reason"]
+                self._stop_reason = _NAME.validate_python(delta["stop_reason"])
                 if details := delta.get("stop_details"):
                     self._category = StopDetails.model_validate(details).category
                 # Null stands for "as before", as does what is missing.
                 known = {k: v for k, v in event.get("usage", {}).items() if v is not None}
-                self._usage = self._checked(self._usage | known)
+                self._usage = _checked(self._usage | known)
             case "message_stop":
                 self.complete = self._model is not None
             case "error":
@@ -121,12 +119,13 @@ class Incoming:
             raise TypeError("text that is none")
         self._text.append(text or "")
 
-    def _checked(self, usage: dict[str, Any]) -> dict[str, Any]:
-        try:
-            WireUsage.model_validate(usage)
-        except ValidationError as error:
-            raise MalformedReply("the stream's usage is malformed") from error
-        return usage
+    def _malformed(self, how: str) -> MalformedReply:
+        return MalformedReply(how, self._headers.get("request-id"))
 
     def _milliseconds(self) -> int:
         return round((time.monotonic() - self._started) * 1000)
+
+
+def _checked(usage: dict[str, Any]) -> dict[str, Any]:
+    WireUsage.model_validate(usage)
+    return usage

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+#: As much as the usage table's columns hold: what cannot be stored is no message.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 
 
 class _Wire(BaseModel):
@@ -16,24 +20,24 @@ class _Wire(BaseModel):
 
 
 class CacheCreation(_Wire):
-    ephemeral_5m_input_tokens: int = 0
-    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: Count = 0
+    ephemeral_1h_input_tokens: Count = 0
 
 
 class OutputDetails(_Wire):
-    thinking_tokens: int = 0
+    thinking_tokens: Count = 0
 
 
 class WireUsage(_Wire):
     """The `usage` object of a message, as the API sends it."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
     cache_creation: CacheCreation | None = None
     output_tokens_details: OutputDetails | None = None
-    service_tier: str | None = None
+    service_tier: Name | None = None
 
 
 class Block(_Wire):
@@ -50,9 +54,9 @@ class StopDetails(_Wire):
 class WireMessage(_Wire):
     """The body of a 200 from `POST /v1/messages`, as far as it is used here."""
 
-    model: str
+    model: Name
     content: list[Block]
-    stop_reason: str | None = None
+    stop_reason: Name | None = None
     stop_details: StopDetails | None = None
     usage: WireUsage
 
@@ -100,13 +104,27 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class MalformedReply(ValueError):
+    """What arrived is no message of the API's – but it did arrive, and may have been billed."""
+
+    def __init__(self, how: str, request_id: str | None) -> None:
+        super().__init__(how)
+        self.request_id = request_id
+
+
 def read_message(body: bytes, *, headers: Mapping[str, str], latency_ms: int) -> Reply:
     """Parse the body of a 200.
 
     Raises:
-        pydantic.ValidationError: it is not a message (broken JSON, HTML, missing keys).
+        MalformedReply: it is not a message (broken JSON, HTML, missing keys).
     """
-    message = WireMessage.model_validate_json(body)
+    try:
+        message = WireMessage.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "(all)"
+        how = f"no message: {where}: {first['msg']}"
+        raise MalformedReply(how, headers.get("request-id")) from None
     return Reply(
         text="".join(block.text or "" for block in message.content if block.type == "text"),
         stop_reason=message.stop_reason,

@@ -71,12 +71,18 @@ def judge(
     Raises:
         Rejected: it was refused, cut off, does not fit the model, or fails a check.
     """
-    match read_reply(reply, model):
+    try:
+        reading = read_reply(reply, model)
+    except Exception as error:  # a validator of the output model is the task author's code
+        summary = f"{model.__qualname__} raised {type(error).__name__}"
+        failure = Failure("check_error", summary, f"{summary}: {error}", reply.request_id)
+        raise Rejected("invalid_output", failure, "none") from None
+    match reading:
         case Valid(output):
             noted = []
         case Salvaged(output, how):
             noted = [{"check": "reply_format", "problem": how}]
-        case reading:
+        case _:
             raise _rejection(reading, model, reply)
     for check in checks:
         if wrong := _run(check, task_input, output, reply):

@@ -84,16 +84,19 @@ def read_reply(reply: Reply, model: type[BaseModel]) -> Reading:
             output = _validated(_with_enums_spelled(candidate, model), model)
         if isinstance(output, BaseModel):
             return Salvaged(output, how)
-    return Invalid(first)
+    # Listed once, for the reply as it came: what is wrong with each candidate helps nobody.
+    return Invalid(problems_of(first)[:50] if isinstance(first, ValidationError) else first)
 
 
-def _validated(text: str | None, model: type[BaseModel]) -> BaseModel | list[dict[str, str]]:
+def _validated(
+    text: str | None, model: type[BaseModel]
+) -> BaseModel | ValidationError | list[dict[str, str]]:
     if text is None:
         return []
     try:
         output = model.model_validate_json(text)
     except ValidationError as error:
-        return problems_of(error)[:50]
+        return error
     if problem := unstorable(output.model_dump()):
         path, _, what = problem.partition(": ")
         return [{"path": path, "problem": what}]

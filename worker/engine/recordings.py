@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from worker.claude.reply import Reply, read_message
+from worker.claude.reply import MalformedReply, Reply, read_message
 from worker.engine.checks import in_words, problems_of
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.prepare import Choice, Preparer, Unrunnable
@@ -122,9 +122,8 @@ def _replayed(preparer: Preparer, choice: Choice, recording: Recording) -> Repla
         return Replayed(where, accepted=_judged(choice.task, prepared.input, reply))
     except (Unrunnable, Rejected) as error:
         return Replayed(where, failure=error.failure)
-    except ValidationError as error:
-        message = f"the reply is not a message: {in_words(problems_of(error))}"
-        return Replayed(where, failure=Failure("broken_reply", "not a message", message))
+    except MalformedReply as error:
+        return Replayed(where, failure=Failure("broken_reply", "not a message", str(error)))
 
 
 def _read(recording: Recording) -> Reply:

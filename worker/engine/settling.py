@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError
 
 from worker.claude.facts import CallFacts
 from worker.claude.failures import CallFailed
@@ -16,6 +17,7 @@ from worker.claude.pricing import cost_usd, price_version
 from worker.claude.reply import Reply, describe
 from worker.claude.request import Request
 from worker.engine.budget import Spent
+from worker.engine.checks import storable
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Remedy
 from worker.engine.patience import persistently
@@ -71,7 +73,7 @@ class Settler:
 
     def unrunnable(self, opened: OpenCall, failure: Failure) -> Ended:
         """Fail a job that cannot become a request; the call that was never made is withdrawn."""
-        error = failure.as_json(opened.claim.attempt)
+        error = storable(failure.as_json(opened.claim.attempt))
 
         def fail(connection: Connection) -> bool:
             held = settle.fail(connection, opened.claim, None, None, error=error)
@@ -100,19 +102,27 @@ class Settler:
         """Store the validated output and end the job."""
         prompt = opened.choice.prompt
         record = record_of(reply, "ok")
-        held = self._write(
-            lambda connection: settle.succeed(
-                connection,
-                opened.claim,
-                opened.usage_id,
-                record,
-                output=accepted.output.model_dump_json(),
-                warnings=accepted.warnings,
-                prompt=prompt.name,
-                prompt_version=prompt.version,
-                model=reply.model,
+        try:
+            held = self._write(
+                lambda connection: settle.succeed(
+                    connection,
+                    opened.claim,
+                    opened.usage_id,
+                    record,
+                    output=accepted.output.model_dump_json(),
+                    warnings=accepted.warnings,
+                    prompt=prompt.name,
+                    prompt_version=prompt.version,
+                    model=reply.model,
+                )
             )
-        )
+        except (DataError, IntegrityError) as error:
+            # Whatever it is, it will be so the next time: not a job for a rescue.
+            summary = f"Postgres refused the result ({type(error.orig).__name__})"
+            failure = Failure("unstorable_output", summary, str(error.orig), reply.request_id)
+            return self.after_failure(
+                opened, record_of(reply, "invalid_output"), failure, CallFacts("terminal")
+            )
         if not held:
             return _lost_claim()
         log.info("job succeeded", attempt=opened.claim.attempt, **describe(reply))
@@ -127,7 +137,8 @@ class Settler:
         decision = decide(facts, _budget(opened, spent=beyond is not None), task.backoff)
         if beyond is not None and facts.kind == "transient":
             failure = _over_budget(beyond, failure)
-        error = failure.as_json(claim.attempt)
+        # What Claude or a check wrote may hold what jsonb does not take.
+        error = storable(failure.as_json(claim.attempt))
         logged = {"error": failure.type, "summary": failure.summary, "attempt": claim.attempt}
 
         def requeue(after: float, *, refund: bool) -> bool:
@@ -180,7 +191,7 @@ class Settler:
 
     def _pause_everything(self, reason: str, failure: Failure) -> None:
         with transaction() as connection:
-            message = f"{reason}: {failure.message or failure.summary}"
+            message = storable(f"{reason}: {failure.message or failure.summary}")
             first = control.pause(connection, "all", "", reason=message, by="claude-jobs")
         if first:
             log.critical(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.claude.incoming import ErrorEvent, Incoming, MalformedReply
-from worker.claude.reply import Tokens
+from worker.claude.incoming import ErrorEvent, Incoming
+from worker.claude.reply import MalformedReply, Tokens
 
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "request-id": "req_1"}
 USAGE = {
@@ -138,6 +138,8 @@ def test_a_page_of_html_is_no_stream() -> None:
         b'{"type": "content_block_delta", "delta": {"text": 5}}',
         b'{"type": "message_delta", "delta": {}}',
         b'{"type": "error"}',
+        b'{"type": "message_start", "message": {"model": "a\\u0000", "usage": {}}}',
+        b'{"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": -1}}}',
     ],
 )
 def test_nonsense_is_called_malformed(data: bytes) -> None:

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from worker.claude.reply import Tokens, describe, read_message
+from worker.claude.reply import MalformedReply, Tokens, describe, read_message
 
 USAGE = {"input_tokens": 3, "output_tokens": 5}
 
@@ -76,10 +75,14 @@ def test_what_the_api_adds_is_ignored() -> None:
         body(usage=None),
         body(content="text"),
         body(usage={"input_tokens": "many"}),
+        body(usage={"input_tokens": 2**31}),
+        body(usage={"output_tokens": -1}),
+        body(model="a\x00b"),
+        body(stop_reason="\x00"),
     ],
 )
 def test_a_body_that_is_no_message_is_refused(broken: bytes) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(MalformedReply):
         read_message(broken, headers={}, latency_ms=1)
 
 

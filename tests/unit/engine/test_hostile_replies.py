@@ -15,10 +15,9 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from tests.unit.engine.test_reading import Answer, read
-from worker.claude.reply import Reply, Tokens, read_message
+from worker.claude.reply import MalformedReply, Reply, Tokens, read_message
 from worker.engine.reading import Empty, Invalid, Salvaged, Valid, read_reply
 
 #: Characters. The longest reply of any model is two or three times as long.
@@ -76,7 +75,7 @@ def read_body(body: bytes) -> Reply | None:
     """What `read_message` makes of a body; None if it refuses it, in the one way that it may."""
     try:
         return read_message(body, headers={}, latency_ms=1)
-    except ValidationError:
+    except MalformedReply:
         return None
 
 

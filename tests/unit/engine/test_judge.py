@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from worker.claude.reply import Reply, Tokens
 from worker.engine.judge import Accepted, Rejected, judge
@@ -43,6 +43,22 @@ def verdict(text: str, stop_reason: str | None = "end_turn", *checks: Any) -> Re
 
 def is_polite(question: Question, answer: Answer) -> str | None:
     return None if "please" in answer.answer else f"not polite: {answer.answer}"
+
+
+class Fragile(TaskOutput):
+    answer: str
+
+    @field_validator("answer")
+    @classmethod
+    def looked_up(cls, answer: str) -> str:
+        return {}[answer]  # type: ignore[no-any-return]
+
+
+def test_an_output_model_that_raises_is_a_bug_and_not_repaired() -> None:
+    with pytest.raises(Rejected) as caught:
+        judge(reply('{"answer": "yes"}'), Fragile, [], Question())
+
+    assert (caught.value.failure.type, caught.value.remedy) == ("check_error", "none")
 
 
 def test_a_good_reply_is_the_output() -> None:

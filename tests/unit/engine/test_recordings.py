@@ -108,7 +108,7 @@ def test_what_is_accepted_comes_with_its_output_and_warnings(
         (recording("x", '{"greting": "Hi"}'), "greeting: Field required"),
         (recording("x", HELLO, stop_reason="max_tokens"), "the reply was cut off (max_tokens)"),
         (recording("x", "", stop_reason="refusal"), "Claude declined to answer"),
-        (recording("x", HELLO, content="text"), "the reply is not a message: content: "),
+        (recording("x", HELLO, content="text"), "no message: content: "),
         (recording("x", HELLO).model_copy(update={"input": {"nam": "Zoë"}}), "name: Field requi"),
     ],
 )
