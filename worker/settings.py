@@ -8,14 +8,23 @@ environment does not set is taken from a running sandbox (`make up`), if there i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -78,6 +87,38 @@ def _secret_http_url(value: object) -> object:
     if not re.fullmatch(r"[!-~]+", text):
         raise PydanticCustomError("url", "is malformed: it has characters that must be %-encoded")
     return text
+
+
+class LimitCaps(BaseModel):
+    """How much of a model class may be used a minute; None where only Claude's own limit counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    requests: int | None = Field(None, gt=0, le=10**12)
+    input_tokens: int | None = Field(None, gt=0, le=10**12)
+    output_tokens: int | None = Field(None, gt=0, le=10**12)
+
+
+_CAPS = TypeAdapter(dict[str, LimitCaps])
+
+
+def _limits(value: object) -> object:
+    try:
+        return (
+            _CAPS.validate_json(value) if isinstance(value, str) else _CAPS.validate_python(value)
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise PydanticCustomError(
+            "limits",
+            "is malformed{where}: {problem}; expected something like {example}",
+            {
+                "where": f" at {where}" if where else "",
+                "problem": problem["msg"][0].lower() + problem["msg"][1:],
+                "example": '{"claude-sonnet-5": {"requests": 1000, "input_tokens": 400000}}',
+            },
+        ) from None
 
 
 PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
@@ -189,6 +230,19 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How often a relay looks for due jobs when no NOTIFY wakes it; the "
         "resolution of run_at and of retries.",
+    )
+    limits: Annotated[Mapping[str, LimitCaps], NoDecode, BeforeValidator(_limits)] = Field(
+        {},
+        description="Caps on what is used of Claude's limits a minute, by model class, as JSON: "
+        '{"claude-sonnet-5": {"requests": 1000, "input_tokens": 400000, "output_tokens": 80000}}. '
+        "The limits themselves are learned from Claude's responses.",
+    )
+    limit_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The part of Claude's limits that this fleet may use, where others share the "
+        "account.",
     )
     lease_seconds: float = Field(
         30.0,
