@@ -79,8 +79,8 @@ class Verdict(NamedTuple):
 class Admission:
     """The answer to `admit`.
 
-    With a `reservation`: wait `wait` seconds, and if that is not 0, `confirm` before sending – every
-    five seconds or so of a longer wait, too: if limits are raised, its turn comes earlier.
+    With a `reservation`: wait `wait` seconds, and if that is not 0, `confirm` before sending – and
+    every five seconds of a longer wait: if limits are raised, its turn comes earlier.
     Without: there is no room within `max_wait`; come back in `wait` seconds.
     """
 
