@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -20,12 +21,14 @@ from worker.claude.clients import ClientStack
 from worker.claude.inflight import Watchdog
 from worker.claude.pricing import price_book
 from worker.engine.attempt import Attempts
+from worker.engine.gate import Gate, capacity_of
 from worker.engine.holdings import Holdings
 from worker.engine.prepare import Preparer
 from worker.engine.registry import AnyTask, load_registry
 from worker.engine.relay import Relay
 from worker.engine.settling import Ended
 from worker.errors import ClaudeJobsError, ConfigurationError
+from worker.limits.limiter import Limiter
 from worker.settings import get_settings
 from worker.storage.engine import transaction
 from worker.storage.schema import require_head
@@ -51,6 +54,11 @@ worker_name = f"{socket.gethostname()}:{os.getpid()}"
 holdings = Holdings()
 watchdog = Watchdog()
 _attempts: Attempts | None = None
+
+
+@lru_cache(maxsize=1)
+def _limiter() -> Limiter:
+    return Limiter(settings, processes=lambda: holdings.processes)
 
 
 def _run_attempt(task: AnyTask, job_id: UUID) -> Ended:
@@ -82,14 +90,16 @@ def _prepare_worker(**_: Any) -> None:
         sys.exit(f"claude-jobs: {error}")
     api_key = settings.anthropic_api_key.get_secret_value()
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
-    _attempts = Attempts(settings, preparer, clients, holdings, watchdog, worker_name)
+    _attempts = Attempts(
+        settings, preparer, clients, Gate(_limiter()), holdings, watchdog, worker_name
+    )
 
 
 def _build_engine(worker: Any) -> Engine:
     if not worker.pool_cls.__module__.endswith(".thread"):
         sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
     watchdog.start()
-    relay = Relay(settings, publisher(app), registry.models())
+    relay = Relay(settings, publisher(app), registry.models(), capacity_of(_limiter()))
     return Engine(
         settings,
         holdings,

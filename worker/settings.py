@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
@@ -102,25 +102,41 @@ class LimitCaps(BaseModel):
 _CAPS = TypeAdapter(dict[str, LimitCaps])
 
 
-def _limits(value: object) -> object:
-    try:
-        return (
-            _CAPS.validate_json(value) if isinstance(value, str) else _CAPS.validate_python(value)
-        )
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise PydanticCustomError(
-            "limits",
-            "is malformed{where}: {problem}; expected something like {example}",
-            {
-                "where": f" at {where}" if where else "",
-                "problem": problem["msg"][0].lower() + problem["msg"][1:],
-                "example": '{"claude-sonnet-5": {"requests": 1000, "input_tokens": 400000}}',
-            },
-        ) from None
+_MOST_RUNNING = TypeAdapter(dict[str, Annotated[int, Field(gt=0)]])
 
 
+def _json(adapter: TypeAdapter[Any], example: str) -> BeforeValidator:
+    """A setting that is JSON: what is wrong with it, where, and what it should look like."""
+
+    def validate(value: object) -> object:
+        try:
+            if isinstance(value, str):
+                return adapter.validate_json(value)
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise PydanticCustomError(
+                "json",
+                "is malformed{where}: {problem}; expected something like {example}",
+                {
+                    "where": f" at {where}" if where else "",
+                    "problem": problem["msg"][0].lower() + problem["msg"][1:],
+                    "example": example,
+                },
+            ) from None
+
+    return BeforeValidator(validate)
+
+
+MostRunning = Annotated[
+    Mapping[str, int], NoDecode, _json(_MOST_RUNNING, '{"analyze_document": 50}')
+]
+Limits = Annotated[
+    Mapping[str, LimitCaps],
+    NoDecode,
+    _json(_CAPS, '{"claude-sonnet-5": {"requests": 1000, "input_tokens": 400000}}'),
+]
 PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 BrokerUrl = Annotated[str, BeforeValidator(_broker_url)]
@@ -220,7 +236,7 @@ class Settings(BaseSettings):
         description="Jobs of one user_id that may be dispatched or running at once, fleet-wide. "
         "Unset: a user with many jobs can take every slot.",
     )
-    max_running_per_task: dict[str, Annotated[int, Field(gt=0)]] = Field(
+    max_running_per_task: MostRunning = Field(
         {},
         description='The same for tasks, as JSON: {"analyze_document": 50}.',
     )
@@ -231,7 +247,7 @@ class Settings(BaseSettings):
         description="How often a relay looks for due jobs when no NOTIFY wakes it; the "
         "resolution of run_at and of retries.",
     )
-    limits: Annotated[Mapping[str, LimitCaps], NoDecode, BeforeValidator(_limits)] = Field(
+    limits: Limits = Field(
         {},
         description="Caps on what is used of Claude's limits a minute, by model class, as JSON: "
         '{"claude-sonnet-5": {"requests": 1000, "input_tokens": 400000, "output_tokens": 80000}}. '

@@ -45,6 +45,9 @@ REFUSED_LATE = Call("rate_limited", billed=True)
 ROOMY, TIGHT = "0.1", "0.2"
 FALLBACK = "claude-sonnet-5-5"
 
+#: Where calls are told to slow down, the rest of the model's class waits with them.
+SHARED = "claude-opus-5-5"
+
 #: Replaced by an HTTP date, two to three seconds after the start of the run.
 IN_TWO_SECONDS = "{date}"
 
@@ -67,6 +70,7 @@ class Row:
     warned: bool = False
     says: str = ""
     prefix: str = ""
+    model: str | None = None
     #: "plain" or "streamed", where only one way of receiving a reply can meet it.
     only: str | None = None
 
@@ -109,7 +113,8 @@ def terminal() -> Iterator[Row]:
         (429, "rate_limited", RATE_LIMITED),
     ):
         fault = {"status": status} | advised
-        yield Row(f"{status} x-should-retry: false", always(fault), [call], "failed", error)
+        yield Row(f"{status} x-should-retry: false", always(fault), [call], "failed", error,
+                  model=SHARED)  # fmt: skip
 
 
 def transient() -> Iterator[Row]:
@@ -135,9 +140,11 @@ def transient() -> Iterator[Row]:
          API_ERROR, "invalid_request_error"),
     ]  # fmt: skip
     for name, fault, call, error in kinds:
-        yield Row(f"{name}, once", [fault], [call, OK], attempts=2)
+        model = SHARED if call is OVERLOADED else None
         calls = [call] * 2
-        yield Row(f"{name}, always", always(fault), calls, "failed", error, 2, max_attempts=2)
+        yield Row(f"{name}, once", [fault], [call, OK], attempts=2, model=model)
+        yield Row(f"{name}, always", always(fault), calls, "failed", error, 2, max_attempts=2,
+                  model=model)  # fmt: skip
     asks = {"status": 503, "headers": {"retry-after": "1"}}
     yield Row("503 retry-after", [asks], [API_ERROR, OK], attempts=2, wait=1.0)
 
@@ -168,11 +175,14 @@ def broken_streams() -> Iterator[Row]:
         ("failed", {"sse_error": {"type": "api_error"}}, GARBLED, "api_error"),
     ]
     for name, fault, call, error in kinds:
-        yield Row(f"stream {name}, once", [fault], [call, OK], attempts=2, only="streamed")
+        model = SHARED if call is SHED else None
+        yield Row(f"stream {name}, once", [fault], [call, OK], attempts=2, only="streamed",
+                  model=model)  # fmt: skip
         yield Row(f"stream {name}, always", always(fault), [call] * 2, "failed", error, 2,
-                  max_attempts=2, only="streamed")  # fmt: skip
+                  max_attempts=2, only="streamed", model=model)  # fmt: skip
     fault = {"sse_error": {"type": "rate_limit_error"}}
-    yield Row("stream rate limited", [fault], [REFUSED_LATE, OK], max_attempts=1, only="streamed")
+    yield Row("stream rate limited", [fault], [REFUSED_LATE, OK], max_attempts=1, only="streamed",
+              model=SHARED)  # fmt: skip
 
 
 def rate_limits() -> Iterator[Row]:
@@ -187,14 +197,17 @@ def rate_limits() -> Iterator[Row]:
     ):
         fault = {"status": 429, "headers": headers}
         yield Row(f"429 retry-after: {name}", [fault], [RATE_LIMITED, OK], max_attempts=1,
-                  wait=wait)  # fmt: skip
+                  wait=wait, model=SHARED)  # fmt: skip
     twice = {"status": 429, "headers": {"retry-after": "0.5"}, "times": 2}
     calls = [RATE_LIMITED, RATE_LIMITED, OK]
-    yield Row("429 twice", [twice], calls, max_attempts=1, wait=0.5)
+    yield Row("429 twice", [twice], calls, max_attempts=1, wait=0.5, model=SHARED)
     ramp = {"status": 429, "error_code": "ramp_limit_exceeded", "headers": {"retry-after": "1"}}
-    yield Row("429 ramp limit", [ramp], [RATE_LIMITED, OK], max_attempts=1, wait=1.0)
+    yield Row("429 ramp limit", [ramp], [RATE_LIMITED, OK], max_attempts=1, wait=1.0,
+              model=SHARED)  # fmt: skip
     beyond = {"status": 429, "headers": {"retry-after": "90000"}}
-    yield Row("429 beyond the deadline", [beyond], [RATE_LIMITED], "failed", "rate_limited")
+    # On a model of its own: it closes that model's class to the fleet for a day.
+    yield Row("429 beyond the deadline", [beyond], [RATE_LIMITED], "failed", "rate_limited",
+              model="claude-sonnet-4-5", only="plain")  # fmt: skip
 
 
 def good_replies() -> Iterator[Row]:

@@ -36,10 +36,10 @@ from worker.claude import failures
 from worker.storage.models import OUTCOMES
 
 _INSERT = """
-INSERT INTO jobs (id, user_id, task, input, prompt_version, max_attempts, stream)
+INSERT INTO jobs (id, user_id, task, input, prompt_version, model, max_attempts, stream)
 SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS job (
-    id uuid, user_id text, task text, input jsonb, prompt_version text, max_attempts int,
-    stream bool)
+    id uuid, user_id text, task text, input jsonb, prompt_version text, model text,
+    max_attempts int, stream bool)
 """
 
 
@@ -119,6 +119,7 @@ def enqueue(system: System, ids: dict[str, Any], rows: list[Row], *, stream: boo
             "task": row.task,
             "input": row.input,
             "prompt_version": row.version,
+            "model": row.model,
             "max_attempts": row.max_attempts,
             "stream": stream,
         }

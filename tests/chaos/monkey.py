@@ -15,7 +15,7 @@ FAULTS = (
     Fault(status=529, rate=0.05, times=None),
     Fault(status=500, rate=0.03, times=None),
     Fault(status=504, rate=0.02, billed=True, times=None),
-    Fault(status=429, headers={"retry-after": "1"}, rate=0.03, times=None),
+    Fault(status=429, headers={"retry-after": "1"}, rate=0.003, times=None),
     Fault(cut=True, at="headers", rate=0.03, times=None),
     Fault(stall=1, rate=0.02, times=None),
     Fault(broken_json=True, rate=0.02, times=None),

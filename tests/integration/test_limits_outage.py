@@ -29,6 +29,7 @@ from tests.integration.limits_world import (
     world,
 )
 from worker.limits.types import Buckets, Cost
+from worker.limits.window import SLOW_START
 
 __all__ = ["world"]  # the fixture
 
@@ -153,7 +154,7 @@ def test_nobody_knows_of_limits_and_redis_is_gone(fragile: World, valkey: Valkey
     limiter = fragile.limiter()
 
     assert sent(limiter)
-    assert limiter.capacity([MODEL], 10) == {CLASS: 20}
+    assert limiter.capacity([MODEL], 10) == {CLASS: 2 * SLOW_START}
 
 
 def test_what_was_closed_stays_closed_without_redis(fragile: World, valkey: Valkey) -> None:

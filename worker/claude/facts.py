@@ -20,8 +20,12 @@ Reason = Literal["timeout", "stalled", "cancelled", "lost", "shutdown"]
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """What the retry policy may look at. `headers` are the response's, in lower case."""
+    """What the retry policy may look at.
+
+    `headers` are the response's, in lower case; `code` is the error's `error_code`.
+    """
 
     kind: Kind
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
     aborted: Reason | None = None

@@ -144,7 +144,7 @@ def _from_api(answer: _Answer) -> tuple[str, Failure, CallFacts]:
         request_id=answer.request_id,
         status=status,
     )
-    return outcome, failure, CallFacts(kind, answer.headers)
+    return outcome, failure, CallFacts(kind, answer.headers, answer.code)
 
 
 def _kind(answer: _Answer) -> Kind:

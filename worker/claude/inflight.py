@@ -24,6 +24,7 @@ class CallControl:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client: CallClient | None = None
+        self._ended = threading.Event()
         self.deadline: float | None = None
         #: When a stream that has begun counts as stalled.
         self.silent_until: float | None = None
@@ -33,8 +34,13 @@ class CallControl:
         """End the call, or keep it from being made."""
         with self._lock:
             self.reason = self.reason or reason
+            self._ended.set()
             if self._client is not None:
                 self._client.shut_down()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait before the call; True if it was ended meanwhile."""
+        return self._ended.wait(seconds)
 
     @contextmanager
     def using(self, client: CallClient, timeout: float) -> Iterator[None]:

@@ -34,6 +34,10 @@ class Request:
         """The length of what this request sends, without a correction."""
         return len(self.system) + len(self.user) + len(json.dumps(self.schema))
 
+    def prompt_characters(self) -> int:
+        """The length of all texts in the prompt, a correction included."""
+        return len(self.system) + len(self.user) + sum(map(len, self.correction or ()))
+
     def parameters(self) -> dict[str, Any]:
         """The keyword arguments of the SDK's `messages.create`."""
         output_config: dict[str, Any] = {"format": {"type": "json_schema", "schema": self.schema}}

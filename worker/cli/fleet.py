@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from rich.markup import escape
 from sqlalchemy import Connection
 
 from worker.cli.output import as_json, check_database, err, out, table, when
+from worker.limits.limiter import Limiter
+from worker.limits.types import ClassState
 from worker.settings import get_settings
 from worker.storage import control, fleet
 from worker.storage.engine import transaction
@@ -23,7 +26,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show jobs by task and state, the oldest due job, pauses, and the workers with their slots."""
+    """Show jobs by task and state, the oldest due job, pauses, workers and rate limits."""
     check_database()
     if json:
         with transaction() as connection:
@@ -54,6 +57,11 @@ def health(
     with transaction() as connection:
         progress = fleet.progress(connection, silent=_silent())
     due, claimed = progress.oldest_due, progress.last_claim
+    closed = [state for state in _limits() if state.closed_for > 0]
+    if closed and progress.live_workers:
+        reopens = max(state.closed_for for state in closed)
+        err.print(f"healthy: waiting for the rate limit, which Claude reopens in {reopens:.0f} s")
+        return
     if progress.stalled(stalled_after):
         last = "nothing was ever claimed"
         if claimed is not None:
@@ -80,7 +88,32 @@ def _facts(connection: Connection) -> dict[str, object]:
         "last_claim_seconds": progress.last_claim,
         "pauses": [dict(row) for row in control.pauses(connection)],
         "workers": [dict(row) for row in fleet.workers(connection)],
+        "limits": [asdict(state) for state in _limits()],
     }
+
+
+def _limits() -> list[ClassState]:
+    limiter = Limiter(get_settings())
+    try:
+        return limiter.snapshot()
+    finally:
+        limiter.close()
+
+
+def _limits_table(states: list[ClassState]) -> RenderableType:
+    columns = ("requests left>", "input left>", "output left>", "closed for>", "ramp>")
+    listed = table("model class", *columns, title="Rate limits a minute")
+    for state in states:
+        left = (
+            "no limit" if limit is None else f"{max(level or 0, 0):,.0f} of {limit:,.0f}"
+            for limit, level in zip(state.limits, state.levels, strict=True)
+        )
+        closed = f"{state.closed_for:.0f} s" if state.closed_for else "·"
+        ramp = f"{state.ramp:.0%}" if state.ramp < 1 else "·"
+        listed.add_row(
+            state.model_class, *left, closed, ramp, style="yellow" if state.closed_for else None
+        )
+    return listed
 
 
 def _page() -> RenderableType:
@@ -114,4 +147,7 @@ def _page() -> RenderableType:
             when(worker["started_at"]),
             style=style,
         )
-    return Group(*shown, listed if workers else "no workers")
+    shown.append(listed if workers else "no workers")
+    if limits := _limits():
+        shown += ["", _limits_table(limits)]
+    return Group(*shown)

@@ -19,6 +19,7 @@ from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
 from worker.engine.budget import Spent
+from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NoCapacity
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
@@ -54,6 +55,7 @@ class Attempts:
         settings: Settings,
         preparer: Preparer,
         clients: ClientStack,
+        gate: Gate,
         holdings: Holdings,
         watchdog: Watchdog,
         worker: str,
@@ -61,6 +63,7 @@ class Attempts:
         self._settings = settings
         self._preparer = preparer
         self._clients = clients
+        self._gate = gate
         self._holdings = holdings
         self._watchdog = watchdog
         self._settler = Settler(holdings)
@@ -93,6 +96,8 @@ class Attempts:
             except CallFailed as failed:
                 record = record_of_failure(failed)
                 return self._settler.after_failure(opened, record, failed.failure, failed.facts)
+            except NoCapacity as full:
+                return self._settler.put_back(opened, full.wait)
             except Rejected as rejected:
                 record = record_of(reply, rejected.outcome)
                 following = follow_up(opened.after(record), request, reply, rejected)
@@ -116,7 +121,14 @@ class Attempts:
             timeout=max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left())),
             stall=self._settings.stall_seconds,
         )
-        return call_claude(self._clients, request, patience, control, stream=opened.claim.stream)
+        prompt, stream = opened.choice.prompt, opened.claim.stream
+        return self._gate.call(
+            request,
+            f"{prompt.name}/{prompt.version}",
+            control,
+            lambda: call_claude(self._clients, request, patience, control, stream=stream),
+            LONGEST_WAIT if opened.is_first() else LONGEST_FOLLOW_UP_WAIT,
+        )
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task

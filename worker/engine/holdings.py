@@ -21,6 +21,8 @@ class Holdings:
         self._held: dict[UUID, tuple[Claim, CallControl]] = {}
         self._last_claim: float | None = None
         self._last_full = time.monotonic()
+        #: Worker processes alive in the whole fleet, this one included, as last heard.
+        self.processes = 1
         self.draining = threading.Event()
         #: Set when waiting for anything has become pointless: the process is about to end.
         self.ending = threading.Event()

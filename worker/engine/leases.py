@@ -46,12 +46,13 @@ class LeaseLoop(Loop):
     def _renew(self) -> None:
         claims = self._holdings.claims()
         with transaction() as connection:
-            leases.report_worker(
+            self._holdings.processes = leases.report_worker(
                 connection,
                 self._worker,
                 slots=self._slots,
                 running=len(claims),
                 since_claim=self._holdings.since_claim(),
+                lease_seconds=self._settings.lease_seconds,
             )
             if not claims:
                 return

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from worker.claude.facts import CallFacts
 from worker.errors import Abandon, Cancelled, Decision, Fail, PauseQueue, Retry, Snooze
+from worker.limits.headers import retry_after
 
 #: A rate limit that does not say when to come back: its bucket refills by the minute.
 _RATE_LIMIT_PAUSE = 15.0
@@ -90,31 +87,3 @@ def _after_abort(facts: CallFacts) -> Decision:
             return Abandon()
         case _:
             return Snooze(0.0)
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """The seconds that a response asks to wait; None when it does not say, or says nonsense.
-
-    `retry-after-ms` is milliseconds; `retry-after` is seconds or an HTTP date (RFC 9110, 10.2.3).
-    """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None or value is None:
-        return seconds
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-
-
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value) if value is not None else math.nan
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None

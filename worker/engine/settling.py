@@ -44,6 +44,7 @@ class Ended:
 
 
 NOT_OURS = Ended("not_ours")
+_NO_CAPACITY = Failure("no_capacity", "the rate limit is used up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class OpenCall:
     def seconds_left(self) -> float:
         """Until the job's deadline."""
         return self.claim.seconds_left - (time.monotonic() - self.opened_at)
+
+    def is_first(self) -> bool:
+        """Whether the attempt has made no call before this one."""
+        return self.spent == Spent.before(self.claim)
 
     def after(self, call: CallRecord, remedy: Remedy = "none") -> OpenCall:
         """With what its call has used up, and the remedy that follows it."""
@@ -85,6 +90,22 @@ class Settler:
             return _lost_claim()
         log.error("job failed", error=failure.type, summary=failure.summary)
         return Ended("failed", failure)
+
+    def put_back(self, opened: OpenCall, after: float) -> Ended:
+        """Return a job whose next call may not be sent for `after` seconds; costs no attempt."""
+
+        def requeue(connection: Connection) -> bool:
+            held = settle.requeue(
+                connection, opened.claim, None, None, after=after, error=None, refund_attempt=True
+            )
+            if held:
+                settle.withdraw_call(connection, opened.usage_id)
+            return held
+
+        if not self._write(requeue):
+            return _lost_claim()
+        log.info("job snoozed", after=round(after, 3), summary=_NO_CAPACITY.summary)
+        return Ended("snoozed", _NO_CAPACITY, after)
 
     def next_call(self, opened: OpenCall, record: CallRecord, request: Request) -> OpenCall | None:
         """Complete the open call and open one for `request`; None when the claim was lost."""

@@ -123,8 +123,9 @@ def post(url: str, delivery: Delivery) -> None:
         failure = _reason(error)
     finally:
         timer.cancel()
-    # A shutdown may look like the end of an answer, whether good or bad.
-    if connections.timed_out:
+    # A shutdown may look like the end of an answer, whether good or bad; the socket's own timeout
+    # may come a moment before it.
+    if connections.timed_out or failure == TimeoutError.__name__:
         failure = f"no answer within {_TIMEOUT:g} s"
     if failure is not None:
         raise NotDelivered(failure)

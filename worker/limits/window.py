@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import threading
 
-#: In flight before the first response has told of the limits.
-SLOW_START = 10
+#: In flight before the first response has told of the limits: what the lowest tier may send in its
+#: first minute (50 requests, platform.claude.com, "Rate limits").
+SLOW_START = 50
 
 #: Additive increase, multiplicative decrease. [Chiu and Jain, "Analysis of the Increase and
 #: Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989]

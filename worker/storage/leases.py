@@ -53,20 +53,40 @@ def cancelled_claims(connection: Connection, worker: str) -> set[UUID]:
 
 
 _REPORT = text("""
-INSERT INTO workers (name, slots, running, last_claim_at)
-VALUES (:name, :slots, :running, now() - make_interval(secs => :since_claim))
-ON CONFLICT (name) DO UPDATE
-SET slots = excluded.slots, running = excluded.running, seen_at = now(),
-    last_claim_at = coalesce(excluded.last_claim_at, workers.last_claim_at)
+WITH reported AS (
+    INSERT INTO workers (name, slots, running, last_claim_at)
+    VALUES (:name, :slots, :running, now() - make_interval(secs => :since_claim))
+    ON CONFLICT (name) DO UPDATE
+    SET slots = excluded.slots, running = excluded.running, seen_at = now(),
+        last_claim_at = coalesce(excluded.last_claim_at, workers.last_claim_at)
+)
+SELECT count(*) + 1 FROM workers
+WHERE name <> :name AND seen_at > now() - make_interval(secs => :lease_seconds)
 """)
 
 
 def report_worker(
-    connection: Connection, name: str, *, slots: int, running: int, since_claim: float | None
-) -> None:
-    """Say that a worker is alive; `since_claim` is the seconds since it last claimed a job."""
-    values = {"name": name, "slots": slots, "running": running, "since_claim": since_claim}
-    connection.execute(_REPORT, values)
+    connection: Connection,
+    name: str,
+    *,
+    slots: int,
+    running: int,
+    since_claim: float | None,
+    lease_seconds: float,
+) -> int:
+    """Say that a worker is alive, and hear how many are, this one included.
+
+    `since_claim` is the seconds since it last claimed a job. One that has been silent for longer
+    than a lease is taken for dead.
+    """
+    values = {
+        "name": name,
+        "slots": slots,
+        "running": running,
+        "since_claim": since_claim,
+        "lease_seconds": lease_seconds,
+    }
+    return int(connection.execute(_REPORT, values).scalar_one())
 
 
 _LEAVE = text("DELETE FROM workers WHERE name = :name")

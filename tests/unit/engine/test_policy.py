@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-
 import anthropic
 import httpx2
 import pytest
@@ -13,7 +10,7 @@ from hypothesis import strategies as st
 
 from worker.claude.facts import CallFacts, Kind
 from worker.claude.failures import aborted, classify
-from worker.engine.policy import Backoff, Budget, decide, retry_after
+from worker.engine.policy import Backoff, Budget, decide
 from worker.errors import Abandon, Cancelled, Fail, PauseQueue, Retry, Snooze
 
 PLENTY = Budget(attempt=1, max_attempts=5, seconds_left=86_400)
@@ -72,22 +69,6 @@ def test_a_rate_limit_is_snoozed_however_many_attempts_are_spent() -> None:
     late = Budget(attempt=1, max_attempts=5, seconds_left=30)
     facts = CallFacts("rate_limited", {"retry-after": "31"})
     assert isinstance(decide(facts, late, BACKOFF), Fail)
-
-
-@given(st.text(max_size=30))
-def test_any_header_text_is_a_time_or_nothing(value: str) -> None:
-    seconds = retry_after({"retry-after": value})
-    assert seconds is None or seconds >= 0
-
-
-def test_retry_after_comes_in_three_forms() -> None:
-    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    date = format_datetime(now + timedelta(seconds=90), usegmt=True)
-    assert retry_after({"retry-after": "7"}) == 7
-    assert retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
-    assert retry_after({"retry-after": date}, now=now) == 90
-    assert retry_after({"retry-after": "-1"}) is None
-    assert retry_after({}) is None
 
 
 def status_error(
