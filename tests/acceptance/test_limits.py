@@ -21,6 +21,13 @@ TEXT = "The quick brown fox jumps over the lazy dog, and the dog never minds."
 OPUS = "claude-opus-5-5"
 
 
+def account(requests: int, burst_seconds: float) -> dict[str, Any]:
+    """An account that may send so many requests a minute on the small model."""
+    plenty = {"requests": 10**6, "input_tokens": 10**9, "output_tokens": 10**9}
+    limits = {"claude-haiku-5": plenty | {"requests": requests}, "*": plenty}
+    return {"limits": limits, "burst_seconds": burst_seconds}
+
+
 @pytest.fixture(scope="module")
 def system(stack: Stack, fleet_environment: dict[str, str]) -> System:
     return System(stack, fleet_environment)
@@ -52,9 +59,9 @@ def enqueue(count: int, **options: Any) -> list[Any]:
 
 
 def test_a_backlog_meets_a_limit_without_a_storm(claude: SimulatedClaude, system: System) -> None:
-    """200 jobs behind 30 requests at once and 10 a second."""
-    claude.configure(limits={"claude-haiku-5": {"requests": 600}}, burst_seconds=3)
-    jobs = enqueue(200)
+    """120 jobs behind 30 requests at once and 15 a second."""
+    claude.configure(**account(900, burst_seconds=2))
+    jobs = enqueue(120)
     other = classify_ticket.enqueue(
         subject="s", body=TEXT, categories=["billing", "other"], model=OPUS, priority=200
     )
@@ -64,7 +71,7 @@ def test_a_backlog_meets_a_limit_without_a_storm(claude: SimulatedClaude, system
     system.all_end(seconds=60)
 
     seen = claude.stats()["classes"]["claude-haiku-5"]
-    assert seen["admitted"] == 200
+    assert seen["admitted"] == 120
     # Before the first reply nobody knows of the limit.
     assert seen["rejected"] <= 60
     calls = system.sql("SELECT outcome, count(*) AS n FROM usage GROUP BY 1")
@@ -74,7 +81,7 @@ def test_a_backlog_meets_a_limit_without_a_storm(claude: SimulatedClaude, system
 
 
 def test_what_is_urgent_goes_first_although_much_else_waits(claude: SimulatedClaude) -> None:
-    claude.configure(limits={"claude-haiku-5": {"requests": 300}}, burst_seconds=2)
+    claude.configure(**account(300, burst_seconds=2))
     waiting = enqueue(100, priority=100)
     (urgent,) = enqueue(1, priority=0)
 
