@@ -6,13 +6,15 @@
 -- confirmed the limits, free = 1 where the server names none, and for each bucket (r requests,
 -- i input, o output): m limit a minute, l level, s the level that the server should have (requests
 -- that still wait are not debited, and output is when its call ends), n all debits so far, c all
--- corrections of s so far, a average cost. Times are seconds.
+-- corrections of s so far, a average cost, p the most that ever remained: how much the bucket holds,
+-- which no header says. Times are seconds.
 --
 -- ARGV: operation, now ('' takes the server's clock), three caps, share, three limits and three
 -- levels and the closure (in seconds) that the caller remembers, 1 after an outage; then what the
 -- operation needs.
 
-local FLOOR = 0.05         -- of a bucket is left alone: jitter on the way, errors of estimates
+local FLOOR = 0.05         -- of a minute is left alone: jitter on the way, errors of estimates
+local SMALL_FLOOR = 0.25   -- at most so much of a bucket that holds little
 local PULL = 0.25          -- of a level that is too low is corrected at a time
 local GROWTH = 1 / 300     -- of the limit a second, after a ramp limit
 local LEAST_RAMP = 1 / 64
@@ -55,7 +57,8 @@ local function is_mirror(b)  -- our bucket is the server's, not a part of it
 end
 local function ramp_at(time) return math.min(1, s.rf + s.rg * math.max(0, time - s.rt)) end
 local function size_of(b) return limit(b) * ramp_at(now) end
-local function floor_of(b) return size_of(b) * FLOOR end
+local function room_of(b) return math.min(size_of(b), s[b .. 'p'] or math.huge) end
+local function floor_of(b) return math.min(size_of(b) * FLOOR, room_of(b) * SMALL_FLOOR) end
 local function rate(b) return size_of(b) / 60 end
 local function closed_for() return math.max(0, s.cu - now) end
 
@@ -80,7 +83,7 @@ local function refill()
     if limit(b) then
       local low = levels_seen[b] or floor_of(b)
       for _, level in ipairs({b .. 'l', b .. 's'}) do
-        s[level] = math.min(size_of(b), s[level] and s[level] + limit(b) * flow or low)
+        s[level] = math.min(room_of(b), s[level] and s[level] + limit(b) * flow or low)
         if resuming then s[level] = math.min(s[level], low) end
       end
     end
@@ -167,6 +170,7 @@ local function confirm(text, max_wait, costs)
       if level < floor_of(b) * 0.75 then wait = math.max(wait, (floor_of(b) - level) / rate(b)) end
     end
   end
+  if wait < NO_TIME then wait = 0 end
   if wait + closed_for() == 0 then text = send(t.debits, t.places) end
   return answer_of('admitted', wait, text)
 end
@@ -190,6 +194,13 @@ local function begin(t, b, there)
   return there * share - unseen, there * share - unseen
 end
 
+-- A bucket is never seen fuller than it can be.
+local function measure(remaining)
+  for _, b in ipairs(BUCKETS) do
+    if remaining[b] then s[b .. 'p'] = math.max(s[b .. 'p'] or 0, remaining[b] * share) end
+  end
+end
+
 -- Limits in a response that left before another which contradicts it are old news.
 local function learn(t, limits, remaining, sent)
   local news, contradicts = false, false
@@ -207,8 +218,8 @@ local function learn(t, limits, remaining, sent)
     if limits[b] then
       s[b .. 'm'] = limits[b]
       if not s[b .. 'l'] then s[b .. 'l'], s[b .. 's'] = begin(t, b, remaining[b]) end
-      s[b .. 'l'] = math.min(size_of(b), s[b .. 'l'])
-      s[b .. 's'] = math.min(size_of(b), s[b .. 's'])
+      s[b .. 'l'] = math.min(room_of(b), s[b .. 'l'])
+      s[b .. 's'] = math.min(room_of(b), s[b .. 's'])
     end
   end
 end
@@ -247,6 +258,7 @@ end
 local function settle(text, used, limits, remaining, latency, is_complete)
   local t, sent = read_ticket(text), now - latency
   if is_complete and not known() and not (limits.r or limits.i or limits.o) then s.free = 1 end
+  measure(remaining)
   learn(t, limits, remaining, sent)
   if t then
     correct('i', t.debits.i - (used.i or t.debits.i))
@@ -259,6 +271,7 @@ end
 
 local function reject(text, limits, remaining, latency, seconds, is_ramp)
   local t = read_ticket(text)
+  measure(remaining)
   learn(t, limits, remaining, now - latency)
   for _, b in ipairs(BUCKETS) do
     if limit(b) then
