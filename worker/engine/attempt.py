@@ -117,18 +117,16 @@ class Attempts:
                 return self._settler.succeed(opened, reply, accepted)
 
     def _call(self, opened: OpenCall, request: Request, control: CallControl) -> Reply:
-        patience = Patience(
-            timeout=max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left())),
-            stall=self._settings.stall_seconds,
-        )
-        prompt, stream = opened.choice.prompt, opened.claim.stream
-        return self._gate.call(
-            request,
-            f"{prompt.name}/{prompt.version}",
-            control,
-            lambda: call_claude(self._clients, request, patience, control, stream=stream),
-            LONGEST_WAIT if opened.is_first() else LONGEST_FOLLOW_UP_WAIT,
-        )
+        def send() -> Reply:
+            # Of what the wait before it has left.
+            timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
+            patience = Patience(timeout, self._settings.stall_seconds)
+            stream = opened.claim.stream
+            return call_claude(self._clients, request, patience, control, stream=stream)
+
+        prompt = opened.choice.prompt
+        longest = LONGEST_WAIT if opened.is_first() else LONGEST_FOLLOW_UP_WAIT
+        return self._gate.call(request, f"{prompt.name}/{prompt.version}", control, send, longest)
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
