@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .venv-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test check lint types imports migrate bench chaos lock clean
@@ -46,8 +47,16 @@ migrate: $(READY)  ## bring the database at DATABASE_URL to the newest schema
 chaos: $(READY)  ## attack it with kills, outages and 5,000 jobs of faults, random seed printed
 	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos tests/acceptance/test_ledger.py -q -x
 
-bench: $(READY)  ## measure against a plain Celery task on the same servers
-	@$(BIN)/python -m benchmarks
+bench: $(READY) $(PEERS)/.ready  ## measure against plain Celery and other queues (BENCH_ARGS=--quick)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# The peers of the benchmarks, away from our own packages. --no-deps: two of them disagree about
+# redis-py (benchmarks/peers/overrides.txt), and the lock names everything.
+$(PEERS)/.ready: benchmarks/peers/requirements.lock
+	@echo "Setting up $(PEERS)"
+	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
@@ -55,6 +64,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 lock: $(READY)  ## resolve the dependencies anew (LOCK_ARGS=--upgrade for newer ones)
 	$(LOCK) $(LOCK_ARGS) pyproject.toml -o requirements.lock
 	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra sandbox --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) $(LOCK_ARGS) benchmarks/peers/requirements.in -c requirements.lock \
+		--override benchmarks/peers/overrides.txt -o benchmarks/peers/requirements.lock
 
 clean:  ## remove the environment and the sandbox's data
-	rm -rf $(VENV) .sandbox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .sandbox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

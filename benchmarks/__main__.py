@@ -9,13 +9,14 @@ import argparse
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import call, enqueue, inflight, latency, overhead
+from benchmarks import call, enqueue, inflight, latency, overhead, plot, scale, streams
 from benchmarks.bars import verdicts
 from benchmarks.conditions import conditions
 from benchmarks.docs import document
@@ -30,7 +31,8 @@ from worker.errors import ClaudeJobsError
 FOLDER = DATA / "bench"
 RESULTS = FOLDER / "results.json"
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
-PARTS = ("overhead", "call", "inflight", "latency", "enqueue")
+PLOT = DOCUMENT.with_suffix(".svg")
+PARTS = ("overhead", "call", "inflight", "streams", "latency", "scale", "enqueue")
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
@@ -39,13 +41,18 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 class Size:
     """How much is measured."""
 
-    overhead_jobs: int = 1500
+    overhead_jobs: int = 400
     overhead_rounds: int = 5
     calls: int = 200
     call_rounds: int = 20
-    slots: int = 500
-    in_flight: tuple[tuple[float, int], ...] = inflight.CASES
-    probes: int = 300
+    in_flight: tuple[inflight.Case, ...] = inflight.CASES
+    paced_rate: float = 60.0
+    paced_jobs: int = 1800
+    streams: int = 200
+    probes: int = 150
+    loaded: int = 600
+    backlogs: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    backlog_rounds: int = 40
     enqueued: int = 10_000
     enqueue_rounds: int = 3
 
@@ -55,9 +62,13 @@ QUICK = Size(
     overhead_rounds=1,
     calls=50,
     call_rounds=2,
-    slots=100,
-    in_flight=((1.0, 1),),
+    in_flight=(inflight.Case(1.0, 50, 1, peers=True),),
+    paced_jobs=0,
+    streams=10,
     probes=20,
+    loaded=50,
+    backlogs=(1_000, 10_000),
+    backlog_rounds=4,
     enqueued=2000,
     enqueue_rounds=1,
 )
@@ -68,10 +79,13 @@ def main() -> int:
     options = _options()
     size = QUICK if options.quick else Size()
     try:
-        results = _measure([options.only] if options.only else list(PARTS), size, options.prefork)
+        results = _measure([options.only] if options.only else list(PARTS), size, options.peer)
     except (SandboxError, ClaudeJobsError, BenchmarkError) as error:
         sys.stderr.write(f"benchmarks: {error}\nlogs are in {FOLDER / 'logs'}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("benchmarks: interrupted; everything is stopped\n")
+        return 130
     # A smoke run is too small to be judged by.
     judged = [] if options.quick else verdicts(results)
     results["bars"] = [asdict(verdict) for verdict in judged]
@@ -80,25 +94,33 @@ def main() -> int:
     console.print(f"\nraw numbers: {RESULTS.relative_to(PROJECT)}")
     if options.write_docs:
         DOCUMENT.write_text(document(results, judged))
+        if why := plot.draw(RESULTS, PLOT):
+            console.print(f"no plot: {why}")
         console.print(f"written: {DOCUMENT.relative_to(PROJECT)}")
     return 0
 
 
-def _measure(parts: list[str], size: Size, prefork: bool) -> dict[str, Any]:
+def _measure(parts: list[str], size: Size, peer: str) -> dict[str, Any]:
     shutil.rmtree(FOLDER, ignore_errors=True)
     console.print("starting Postgres, Valkey and the simulated Claude …")
     claude = SimulatedClaude(seed=1)
     with servers(FOLDER, claude=claude) as stack:
         use_here(stack.environment)
-        results: dict[str, Any] = {"conditions": conditions(stack), "size": asdict(size)}
+        results: dict[str, Any] = {
+            "conditions": conditions(stack),
+            "size": asdict(size),
+            "seconds": {},
+        }
         for part in parts:
             console.print(f"measuring {part} …")
-            results[part] = _run(part, stack, claude, size, prefork)()
+            started = time.monotonic()
+            results[part] = _run(part, stack, claude, size, peer)()
+            results["seconds"][part] = round(time.monotonic() - started)
     return results
 
 
 def _run(
-    part: str, stack: Stack, claude: SimulatedClaude, size: Size, prefork: bool
+    part: str, stack: Stack, claude: SimulatedClaude, size: Size, peer: str
 ) -> Callable[[], dict[str, Any]]:
     return {
         "overhead": lambda: overhead.measure(
@@ -106,11 +128,17 @@ def _run(
             claude,
             jobs=size.overhead_jobs,
             rounds=size.overhead_rounds,
-            prefork=prefork,
+            only=peer,
         ),
         "call": lambda: call.measure(claude, calls=size.calls, rounds=size.call_rounds),
-        "inflight": lambda: inflight.measure(stack, claude, slots=size.slots, cases=size.in_flight),
-        "latency": lambda: latency.measure(stack, claude, jobs=size.probes),
+        "inflight": lambda: inflight.measure(
+            stack, claude, cases=size.in_flight, rate=size.paced_rate, jobs=size.paced_jobs
+        ),
+        "streams": lambda: streams.measure(stack, claude, streams=size.streams),
+        "latency": lambda: latency.measure(stack, claude, idle=size.probes, loaded=size.loaded),
+        "scale": lambda: scale.measure(
+            stack, claude, sizes=size.backlogs, rounds=size.backlog_rounds, drains=True
+        ),
         "enqueue": lambda: enqueue.measure(
             stack, jobs=size.enqueued, rounds=size.enqueue_rounds, folder=FOLDER
         ),
@@ -121,7 +149,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run, under a minute")
     parser.add_argument("--only", choices=PARTS, help="measure one thing")
-    parser.add_argument("--prefork", action="store_true", help="the plain task under prefork, too")
+    parser.add_argument("--peer", default="", help="of the peers, those with this in their name")
     parser.add_argument("--write-docs", action="store_true", help="regenerate docs/benchmarks.md")
     options = parser.parse_args()
     if options.write_docs and (options.quick or options.only):

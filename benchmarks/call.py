@@ -15,13 +15,14 @@ from anthropic import Anthropic
 from benchmarks.contenders import KIND, SAMPLES, inputs
 from benchmarks.measure import BenchmarkError, median
 from sandbox.claude.client import SimulatedClaude
-from worker.claude.call import call_claude
+from worker.claude.call import Patience, call_claude
 from worker.claude.clients import ClientStack
 from worker.claude.inflight import CallControl, Watchdog
 from worker.engine.judge import judge
 from worker.engine.prepare import Choice, Preparer
 from worker.engine.registry import load_registry
 from worker.engine.settling import record_of
+from worker.settings import get_settings
 
 SDK, OURS = "the SDK's messages.create", "render, call, judge, price"
 API_KEY = "simulated"
@@ -91,14 +92,13 @@ def _ours(
 ) -> Call:
     """What an attempt does between its two transactions, and the price that the second writes."""
     task = choice.task
+    patience = Patience(timeout=task.call_timeout, stall=get_settings().stall_seconds)
 
     def call(number: int) -> None:
         prepared = preparer.prepare_input(choice, given[number])
         control = CallControl()
         with watchdog.watching(control):
-            reply = call_claude(
-                clients, prepared.request, timeout=task.call_timeout, control=control
-            )
+            reply = call_claude(clients, prepared.request, patience, control)
         judge(reply, task.output, task.checks, prepared.input, task.warnings)
         record_of(reply, "ok")
 

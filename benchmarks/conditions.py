@@ -6,13 +6,14 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import redis
 
+from benchmarks.environment import PEERS_PYTHON
 from sandbox.service import PROJECT
 from sandbox.stack import Stack
 from worker.storage.engine import transaction
@@ -21,6 +22,7 @@ PACKAGES = (
     "anthropic", "httpx2", "celery", "kombu", "redis", "hiredis",
     "SQLAlchemy", "psycopg", "pydantic",
 )  # fmt: skip
+PEERS = ("arq", "taskiq", "taskiq-redis", "dramatiq", "rq", "procrastinate", "gevent")
 
 
 def conditions(stack: Stack) -> dict[str, Any]:
@@ -40,8 +42,16 @@ def conditions(stack: Stack) -> dict[str, Any]:
         "postgres": str(postgres).split()[0],
         "valkey": info.get("valkey_version") or info["redis_version"],
         "packages": {name: version(name) for name in PACKAGES},
+        "peers": _peer_versions(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def _peer_versions() -> dict[str, str]:
+    """Of those that are installed, read without importing anything of theirs."""
+    site = PEERS_PYTHON.parents[1].glob("lib/python*/site-packages")
+    found = {dist.name.lower(): dist.version for dist in distributions(path=[str(p) for p in site])}
+    return {name: found[name] for name in PEERS if name in found}
 
 
 def _cpu_model() -> str:

@@ -10,9 +10,11 @@ from benchmarks.report import Shown, tables
 _HEAD = """\
 # What a job costs
 
-Made by `make bench` (`.venv/bin/python -m benchmarks --write-docs`); do not edit. Everything is
-measured beside a plain Celery task on the same servers in the same run. The absolute numbers are
-this machine's; the ratios are what to trust.
+Made by `make bench BENCH_ARGS=--write-docs`; do not edit. Everything is measured beside other queues
+on the same servers in the same run. The absolute numbers are this machine's; the ratios are what to
+trust.
+
+![Worker CPU a job, calls in flight per GiB, latency, and the cost of a backlog](benchmarks.svg)
 """
 
 _HOW = """\
@@ -23,18 +25,30 @@ most. The job is claimed and its usage row committed *before* the call; afterwar
 validated and checked, priced, and one statement writes result, usage and state. Events for Flower
 are on.
 
-**Plain Celery** (`benchmarks/plain/`): the same prompt, input, schema and model; a retry loop with
-backoff and jitter around `messages.create` of one shared SDK client, `json.loads`, Pydantic, two
-rows by the SQLAlchemy ORM and a commit. Celery's defaults, threads pool, as many threads and
-database connections as the other side, one line of log a job as on the other side; events on as
-well, unless it says "nothing for Flower". It has no claim, lease, price or check, does not know of
-a call before it returns, and loses the job with its worker.
+**Plain Celery** (`benchmarks/plain/`): the seed article's loop. The same prompt, input, schema and
+model; a retry loop with backoff and jitter around `messages.create` of one shared SDK client,
+`json.loads`, Pydantic, two rows by the SQLAlchemy ORM and a commit. Celery's defaults, threads pool
+unless it says otherwise, as many threads and database connections as the other side, one line of
+log a job as on the other side; events on as well, unless it says "nothing for Flower". It has no
+claim, lease, price or check, does not know of a call before it returns, acknowledges the message
+before it begins, and loses the job with its worker.
 
-**How**: both workers are up and warm; the jobs wait where no worker sees them (an open transaction;
-a list under another name) and are let go at once. CPU is the user and system time of the worker's
-process tree, from then until all rows are committed. Rounds alternate, and a ratio is that of two
-neighbouring rounds. Call starts are read from the ledger of the simulated Claude, by the same
-clock.
+**The peers** (`benchmarks/peers/`) do the same job – prompt, input, schema, model, SDK call,
+`json.loads`, Pydantic, two rows committed before the queue is told – but write their rows the
+cheapest way there is, psycopg and one statement. arq, taskiq and procrastinate run it as a
+coroutine with `AsyncAnthropic`, dramatiq and *lean Celery* (late acknowledgement, prefetch 1,
+events on) by threads; rq has {rq} processes, each with its client and its connection. Each is one
+worker process with {slots} jobs at a time, except rq and prefork. *No queue* is the floor: a thread
+pool, the SDK and the two rows. Like plain Celery they know nothing of a call that never returned,
+and none keeps input and output together. They have an environment of their own, `.venv-bench`.
+arq {arq} declares redis-py below 6; it runs here with the one that Celery needs.
+
+## How
+
+**Overhead**: all workers are up and warm; the jobs wait where no worker sees them (an open
+transaction; a list, or a Redis database, under another name) and are let go at once. CPU is the user
+and system time of the worker's process tree, from then until all rows are committed. Rounds
+alternate, and a ratio is that of two neighbouring rounds.
 
 **A call** is measured in one thread of one process: on one side `messages.create` with a request
 that is made beforehand and a reply that is dropped; on the other what an attempt does between its
@@ -42,10 +56,24 @@ two transactions – the input is validated, the prompt rendered, Claude called 
 reply read, checked and priced. CPU is that of the process; differences and ratios are those of
 neighbouring rounds.
 
+**In flight**: a fresh worker, all jobs released at once; memory is the process tree's at its peak.
+The steady pace keeps everything but the length of a call the same.
+
+**Streams**: the worker is bound to one core, the simulated Claude to another; a chunk is four tokens
+of `analyze_document`. A stream's rate is by the worker's own clock, from the request to the end.
+
+**Latency**: half load is half of what the slower side drains, and arrives at random (exponential
+gaps). Round trips are lengthened by a proxy between the worker and both servers; what enqueues goes
+straight. Call starts are read from the ledger of the simulated Claude, by the same clock.
+
+**Scale**: a database a size, filled by SQL, vacuumed and analysed, on one server; rounds take the
+sizes in turn. A ratio is the median of that of each round. The last columns are a worker that begins
+with such a backlog.
+
 **What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
 so jobs/s is what all of them manage together, not what one worker could do alone. The network is
 loopback without TLS. Postgres runs with `fsync` on, Valkey with an append-only file synced every
-second. The load average was {load} when the run began.
+second. The load average was {load} when the run began{busy}.
 """
 
 
@@ -56,7 +84,16 @@ def document(results: dict[str, Any], verdicts: list[Verdict]) -> str:
     parts += ["## Numbers\n"]
     for shown in tables(results):
         parts += [f"**{shown.title}**\n", _markdown(shown)]
-    parts += [_HOW.format(cores=where["cores"], load=where["load_before"])]
+    parts += [
+        _HOW.format(
+            cores=where["cores"],
+            load=where["load_before"],
+            busy=": others were at work too" if where["load_before"] > 1 else "",
+            slots=results["overhead"]["concurrency"],
+            rq=8,
+            arq=where["peers"].get("arq", ""),
+        )
+    ]
     parts += ["## Conditions\n", _conditions(where)]
     return "\n".join(parts)
 
@@ -88,9 +125,10 @@ def _markdown(shown: Shown) -> str:
 
 def _conditions(where: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
+    peers = ", ".join(f"{name} {number}" for name, number in where["peers"].items())
     return (
         f"{where['date']}, commit {where['commit']}; "
         f"{where['cores']} cores ({where['cpu']}), {where['memory_gb']} GB, {where['system']}; "
         f"Python {where['python']}, Postgres {where['postgres']}, Valkey {where['valkey']}; "
-        f"{packages}.\n"
+        f"{packages}; peers: {peers or 'not installed'}.\n"
     )

@@ -59,7 +59,7 @@ def _ours(stack: Stack, file: Path, jobs: int) -> dict[str, float]:
 
 
 def _plain(stack: Stack, file: Path, jobs: int) -> dict[str, float]:
-    environment = plain_environment(stack)
+    environment = plain_environment(stack.environment)
     command = [sys.executable, "-m", "benchmarks.plain.produce", str(file), _QUEUE]
     seconds, said = _timed(command, environment)
     with redis.Redis.from_url(environment["PLAIN_BROKER_URL"]) as client:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,19 @@ class Shown:
 
 
 def tables(results: dict[str, Any]) -> Iterator[Shown]:
-    """One for each thing that was measured."""
-    shown = {
+    """One or more for each thing that was measured."""
+    shown: dict[str, Callable[[dict[str, Any]], Iterator[Shown]]] = {
         "overhead": _overhead,
         "call": _call,
         "inflight": _in_flight,
+        "streams": _streams,
         "latency": _latency,
+        "scale": _scale,
         "enqueue": _enqueue,
     }
     for name, show in shown.items():
         if name in results:
-            yield show(results[name])
+            yield from show(results[name])
 
 
 def print_report(console: Console, results: dict[str, Any], verdicts: list[Verdict]) -> None:
@@ -55,12 +57,15 @@ def print_report(console: Console, results: dict[str, Any], verdicts: list[Verdi
     console.print(judged)
 
 
-def _overhead(result: dict[str, Any]) -> Shown:
+def _overhead(result: dict[str, Any]) -> Iterator[Shown]:
     title = (
         f"Overhead: {result['rounds']} rounds of {result['jobs_per_round']:,} jobs each, in turn; "
-        f"Claude answers at once; {result['concurrency']} threads (medians)"
+        f"Claude answers at once; {result['concurrency']} at a time (medians)"
     )
-    columns = ("", "jobs/s", "worker CPU ms/job", "Postgres", "Valkey", "calls/job")
+    columns = (
+        "", "jobs/s", "worker CPU ms/job", "Postgres", "Valkey", "calls/job",
+        "our CPU over theirs", "our jobs/s over theirs",
+    )  # fmt: skip
     rows = [
         (
             name,
@@ -69,13 +74,29 @@ def _overhead(result: dict[str, Any]) -> Shown:
             f"{row['postgres_ms']:.2f}",
             f"{row['valkey_ms']:.2f}",
             f"{row['calls'] / result['jobs_per_round']:.2f}",
+            _ratio(result["cpu_ratios"].get(name)),
+            _ratio(result["speed_ratios"].get(name)),
         )
         for name, row in result["contenders"].items()
     ]
-    return Shown(title, columns, rows)
+    yield Shown(title, columns, rows + _failed(result["failed"], len(columns)))
 
 
-def _call(result: dict[str, Any]) -> Shown:
+def _ratio(values: list[float] | None) -> str:
+    if not values:
+        return "–"
+    return f"{median(values):.2f} × ({min(values):.2f}–{max(values):.2f})"
+
+
+def _failed(failed: dict[str, str], columns: int) -> list[tuple[str, ...]]:
+    """A row for each that could not be measured: nobody is left out in silence."""
+    return [
+        (f"{name}: {why.splitlines()[0][:100]}", *(["–"] * (columns - 1)))
+        for name, why in failed.items()
+    ]
+
+
+def _call(result: dict[str, Any]) -> Iterator[Shown]:
     title = (
         f"A call: {result['rounds']} rounds of {result['calls_per_round']:,} each, in turn; "
         "one thread, no database"
@@ -87,43 +108,115 @@ def _call(result: dict[str, Any]) -> Shown:
     for name, column, unit in (("difference", "differences_ms", ""), ("ratio", "ratios", " ×")):
         values = result[column]
         rows.append((name, *(f"{choose(values):.2f}{unit}" for choose in (median, min, max))))
-    return Shown(title, ("CPU ms a call", "median", "least", "most"), rows)
+    yield Shown(title, ("CPU ms a call", "median", "least", "most"), rows)
 
 
-def _in_flight(result: dict[str, Any]) -> Shown:
-    title = f"In flight: one process with {result['slots']} threads, slow calls"
+def _in_flight(result: dict[str, Any]) -> Iterator[Shown]:
     columns = (
-        "call takes, by", "jobs", "most in flight", "jobs/s", "RSS MB", "PSS MB", "idle RSS MB",
-        "kB/call", "CPU ms/job",
+        "", "slots", "jobs", "most in flight", "in flight per GiB RSS", "per GiB PSS", "RSS MB",
+        "idle RSS MB", "jobs/s", "CPU ms/job",
     )  # fmt: skip
+    for case in result["cases"]:
+        rows = [
+            (
+                name,
+                f"{row['slots']:,}",
+                f"{row['jobs']:,}",
+                f"{row['max_in_flight']:,.0f}",
+                f"{row['per_gib']:,.0f}",
+                f"{row['per_gib_pss']:,.0f}",
+                f"{row['peak_rss_mb']:,.0f}",
+                f"{row['idle_rss_mb']:,.0f}",
+                f"{row['jobs_per_second']:.0f}",
+                f"{row['worker_ms']:.2f}",
+            )
+            for name, row in case["contenders"].items()
+        ]
+        title = f"In flight: calls of {case['latency']:g} s, one worker, all jobs released at once"
+        yield Shown(title, columns, rows + _failed(case["failed"], len(columns)))
+    if flat := result["flat"]:
+        title = (
+            f"In flight, at a steady pace: {flat['jobs']:,} jobs, {flat['rate']:.0f} a second, "
+            "by one worker; only the length of a call differs"
+        )
+        rows = [
+            (
+                f"{run['latency']:.2f} s",
+                f"{run['max_in_flight']:,.0f}",
+                f"{run['worker_ms']:.2f}",
+            )
+            for runs in flat["runs"].values()
+            for run in runs
+        ]
+        rows.append(("1,000 over 50", "", f"{flat['ratio']:.2f} ×"))
+        yield Shown(title, ("call takes", "most in flight", "worker CPU ms/job"), rows)
+
+
+def _streams(result: dict[str, Any]) -> Iterator[Shown]:
+    title = (
+        f"Streams: {result['streams']} jobs with `stream=True` at once, "
+        f"{result['chunks_per_second']} chunks/s each, the worker on one core"
+    )
+    rows = [
+        ("most in flight", f"{result['max_in_flight']}"),
+        ("chunks in all", f"{result['chunks']:,}"),
+        ("chunks/s a stream, median", f"{result['rate_p50']:.1f}"),
+        ("chunks/s a stream, slowest 5 %", f"{result['rate_p05']:.1f}"),
+        ("worker CPU, cores", f"{result['worker_core']:.2f}"),
+        ("worker CPU, µs a chunk", f"{result['worker_us_per_chunk']:.0f}"),
+        ("worker CPU, ms a job", f"{result['worker_ms']:.0f}"),
+        ("simulated Claude's CPU, cores", f"{result['claude_core']:.2f}"),
+    ]
+    yield Shown(title, ("", "claude-jobs"), rows)
+
+
+def _latency(result: dict[str, Any]) -> Iterator[Shown]:
+    title = "Enqueueing to the start of the call; round trips of the worker to Postgres and Valkey"
     rows = [
         (
-            f"{case['latency']:g} s, {name}",
+            f"{name}, {case['load']}, + {case['injected_ms']:g} ms a round trip",
+            f"{case['measured_ms']:.2f}",
             f"{case['jobs']:,}",
-            f"{row['max_in_flight']:.0f}",
-            f"{row['jobs_per_second']:.0f}",
-            f"{row['peak_rss_mb']:.0f}",
-            f"{row['peak_pss_mb']:.0f}",
-            f"{row['idle_rss_mb']:.0f}",
-            f"{row['kb_per_in_flight']:.0f}",
-            f"{row['worker_ms']:.2f}",
+            *(f"{row[column]:.1f}" for column in ("p50_ms", "p99_ms", "max_ms")),
         )
         for case in result["cases"]
         for name, row in case["contenders"].items()
     ]
-    return Shown(title, columns, rows)
-
-
-def _latency(result: dict[str, Any]) -> Shown:
-    title = f"Enqueue to call start: {result['jobs']} jobs, one at a time, on idle workers"
+    yield Shown(title, ("", "PING ms", "jobs", "p50 ms", "p99 ms", "max ms"), rows)
     rows = [
-        (name, *(f"{row[column]:.1f}" for column in ("p50_ms", "p99_ms", "max_ms")))
-        for name, row in result["contenders"].items()
+        (f"{name}, + {case['injected_ms']:g} ms a round trip", f"{speed:.0f}")
+        for case in result["cases"]
+        for name, speed in case.get("full_load", {}).items()
     ]
-    return Shown(title, ("", "p50 ms", "p99 ms", "max ms"), rows)
+    yield Shown("Full load, of which half is taken above", ("", "jobs/s"), rows)
 
 
-def _enqueue(result: dict[str, Any]) -> Shown:
+def _scale(result: dict[str, Any]) -> Iterator[Shown]:
+    title = (
+        f"Scale: {result['rounds']} rounds, the sizes in turn (medians); dispatch is a look of the "
+        "relay that sends 100"
+    )
+    columns = (
+        "jobs queued", "dispatch ms", "claim ms", "enqueue ms", "dispatch", "claim", "enqueue",
+        "jobs/s, the first 1,000", "worker CPU ms/job",
+    )  # fmt: skip
+    rows = []
+    for size in result["sizes"]:
+        steps = ("dispatch", "claim", "enqueue")
+        drained = result["drained"].get(size)
+        rows.append(
+            (
+                f"{size:,}",
+                *(f"{result['median_ms'][step][size]:.2f}" for step in steps),
+                *(f"{result['ratios'][step][size]:.2f} ×" for step in steps),
+                f"{drained['jobs_per_second']:.0f}" if drained else "–",
+                f"{drained['worker_ms']:.2f}" if drained else "–",
+            )
+        )
+    yield Shown(title, columns, rows)
+
+
+def _enqueue(result: dict[str, Any]) -> Iterator[Shown]:
     title = (
         f"Enqueueing {result['jobs']:,} jobs from a file, no worker running "
         f"(medians of {result['rounds']})"
@@ -137,4 +230,4 @@ def _enqueue(result: dict[str, Any]) -> Shown:
         (named[name], *(f"{row[column]:,.0f}" for column in columns))
         for name, row in result["contenders"].items()
     ]
-    return Shown(title, ("", "jobs/s, whole command", "jobs/s, without start-up"), rows)
+    yield Shown(title, ("", "jobs/s, whole command", "jobs/s, without start-up"), rows)

@@ -42,20 +42,26 @@ def template(subject: str, body: str, categories: Sequence[str]) -> str:
     )
 
 
-def call_with_retry(call: Callable[[], T], max_retries: int = 3, base_delay: float = 1.0) -> T:
+ERRORS = (APIStatusError, APIConnectionError)
+
+
+def call_with_retry(call: Callable[[], T], max_retries: int = 3) -> T:
     """Try `call` again after 429, 529 and lost connections, with backoff and jitter."""
-    for attempt in range(max_retries + 1):
+    for attempt in range(max_retries):
         try:
             return call()
-        except (APIStatusError, APIConnectionError) as error:
-            if not _retryable(error) or attempt == max_retries:
-                raise
-            delay = base_delay * 2**attempt
-            time.sleep(delay + delay * 0.5 * random.random())
-    raise RuntimeError("retry loop exited unexpectedly")
+        except ERRORS as error:
+            time.sleep(delay_after(error, attempt))
+    return call()
 
 
-def _retryable(error: APIStatusError | APIConnectionError) -> bool:
-    if isinstance(error, APIStatusError):
-        return error.status_code in (429, 529) or error.type == "overloaded_error"
-    return True
+def delay_after(
+    error: APIStatusError | APIConnectionError, attempt: int, base_delay: float = 1.0
+) -> float:
+    """Seconds to wait before the next try; raises `error` if another would not help."""
+    if isinstance(error, APIStatusError) and not (
+        error.status_code in (429, 529) or error.type == "overloaded_error"
+    ):
+        raise error
+    delay = base_delay * 2**attempt
+    return delay + delay * 0.5 * random.random()

@@ -1,0 +1,189 @@
+"""What a backlog costs: the relay's look, the claim and the enqueueing, with more and more jobs.
+
+One database a size, on the same server, so that they are measured in turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from sqlalchemy import Connection, Engine, text
+
+from benchmarks.contenders import KIND, SAMPLES, inputs
+from benchmarks.measure import BenchmarkError, cpu_seconds, median, ratios, wait_for
+from sandbox.claude.client import SimulatedClaude
+from sandbox.stack import Stack
+from worker.engine.dispatch import Dispatcher
+from worker.engine.registry import load_registry
+from worker.settings import get_settings
+from worker.storage.claim import claim_job, open_call
+from worker.storage.dispatch import recall
+from worker.storage.engine import build_engine, transaction
+from worker.storage.schema import migrate
+
+BATCH = 100
+#: Claims and enqueueings of a round.
+EACH = 10
+WARM_UP = 3
+DRAINED = 1000
+CONCURRENCY = 50
+STEPS = ("dispatch", "claim", "enqueue")
+
+# Of three priorities and a thousand users, due since up to an hour.
+_FILL = text("""
+INSERT INTO jobs (id, task, input, state, priority, user_id, max_attempts, run_at)
+SELECT gen_random_uuid(), :task, cast(:input AS jsonb), 'queued', (ARRAY[10, 100, 200])[1 + n % 3],
+       'user-' || n % 1000, 3, now() - make_interval(secs => 3600 * random())
+FROM generate_series(1, :jobs) AS n
+""")
+
+
+def measure(
+    stack: Stack,
+    claude: SimulatedClaude,
+    *,
+    sizes: tuple[int, ...],
+    rounds: int,
+    drains: bool,
+) -> dict[str, Any]:
+    """Fill a database for each size, then measure them round by round."""
+    claude.configure(latency=0.0)
+    urls = {size: stack.postgres.create_database(f"scale_{size}") for size in sizes}
+    engines = {size: build_engine(url) for size, url in urls.items()}
+    try:
+        filled = {size: _fill(engine, size) for size, engine in engines.items()}
+        steps: dict[str, dict[int, list[float]]] = {step: {s: [] for s in sizes} for step in STEPS}
+        for number in range(rounds + WARM_UP):
+            # Every size has every place in the order.
+            for size in (*sizes[number % len(sizes) :], *sizes[: number % len(sizes)]):
+                for step, milliseconds in _round(engines[size]).items():
+                    if number >= WARM_UP:
+                        steps[step][size].append(milliseconds)
+        drained = {}
+        for size in sizes if drains else ():
+            drained[size] = _drain(stack, urls[size], engines[size], size)
+    finally:
+        for size, engine in engines.items():
+            engine.dispose()
+            stack.postgres.drop_database(f"scale_{size}")
+    return {
+        "sizes": list(sizes),
+        "rounds": rounds,
+        "filled_seconds": filled,
+        "median_ms": {step: {s: median(v) for s, v in by.items()} for step, by in steps.items()},
+        "ratios": {
+            step: {size: median(ratios(values, by[sizes[0]])) for size, values in by.items()}
+            for step, by in steps.items()
+        },
+        "drained": drained,
+        "raw_ms": steps,
+    }
+
+
+def _fill(engine: Engine, jobs: int) -> float:
+    started = time.monotonic()
+    with transaction(engine) as connection:
+        migrate(connection)
+        load_into(connection, jobs)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE jobs"))
+        connection.execute(text("CHECKPOINT"))
+    return time.monotonic() - started
+
+
+def load_into(connection: Connection, jobs: int) -> None:
+    """Queue jobs by SQL alone."""
+    document = load_registry()[KIND].parse_input(SAMPLES[0]).model_dump_json()
+    connection.execute(_FILL, {"task": KIND, "input": document, "jobs": jobs})
+
+
+def _round(engine: Engine) -> dict[str, float]:
+    """Milliseconds of a look that dispatches a batch, of a claim, of an enqueueing."""
+    registry = load_registry()
+    task, models = registry[KIND], registry.models()
+    dispatcher = Dispatcher(get_settings(), models)
+    batch = []
+
+    def look() -> None:
+        with transaction(engine) as connection:
+            batch.extend(dispatcher.dispatch(connection, BATCH).jobs)
+
+    took = {"dispatch": _milliseconds(look)}
+    if len(batch) != BATCH:
+        raise BenchmarkError(f"scale: {len(batch)} jobs dispatched instead of {BATCH}")
+    claimed = iter(batch)
+
+    def claim() -> None:
+        with transaction(engine) as connection:
+            claimed_job = claim_job(
+                connection, next(claimed).id, worker="scale", lease_seconds=30, deadline_seconds=60
+            )
+            if claimed_job is None:
+                raise BenchmarkError("scale: a job that was dispatched could not be claimed")
+            open_call(
+                connection,
+                claimed_job,
+                call=1,
+                model=models[KIND],
+                prompt=task.prompt,
+                prompt_version="1.0",
+                prompt_sha256="0" * 64,
+            )
+
+    took["claim"] = median([_milliseconds(claim) for _ in range(EACH)])
+    given = iter(inputs(EACH))
+
+    def enqueue() -> None:
+        with transaction(engine) as connection:
+            task.enqueue(session=connection, **next(given))
+
+    took["enqueue"] = median([_milliseconds(enqueue) for _ in range(EACH)])
+    with transaction(engine) as connection:
+        recall(connection, [job.id for job in batch])
+    return took
+
+
+def _drain(stack: Stack, url: str, engine: Engine, size: int) -> dict[str, float]:
+    """Jobs a second and CPU a job of a worker that begins with such a backlog."""
+    with transaction(engine) as connection:
+        connection.execute(text("DELETE FROM usage"))
+        connection.execute(text("DELETE FROM jobs WHERE state <> 'queued'"))
+        left = connection.execute(text("SELECT count(*) FROM jobs")).scalar_one()
+        load_into(connection, max(0, size - left))
+        connection.execute(
+            text("INSERT INTO pauses (scope, name, reason, paused_by) VALUES ('all', '', '', '')")
+        )
+    worker = stack.start_worker(
+        f"scale-{size}", DATABASE_URL=url, CLAUDE_JOBS_CONCURRENCY=str(CONCURRENCY)
+    )
+    cpu, started = cpu_seconds(worker.pid), time.monotonic()
+    with transaction(engine) as connection:
+        connection.execute(text("DELETE FROM pauses"))
+        connection.execute(text("NOTIFY claude_jobs_due"))
+    wait_for(
+        lambda: _results(engine) >= min(DRAINED, size),
+        seconds=120,
+        what=f"{DRAINED} of {size} jobs",
+        every=0.02,
+    )
+    seconds, done = time.monotonic() - started, _results(engine)
+    cpu = cpu_seconds(worker.pid) - cpu
+    worker.kill()
+    # What was dispatched and not begun is of no interest to the next worker.
+    with redis.Redis.from_url(stack.environment["REDIS_URL"]) as client:
+        client.flushdb()
+    return {"jobs_per_second": done / seconds, "worker_ms": cpu * 1000 / done}
+
+
+def _results(engine: Engine) -> int:
+    with transaction(engine) as connection:
+        return int(connection.execute(text("SELECT count(*) FROM results")).scalar_one())
+
+
+def _milliseconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return (time.perf_counter() - started) * 1000
