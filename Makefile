@@ -3,6 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
+BENCH_ARGS ?= --write-docs
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test check lint types imports migrate bench chaos lock clean

@@ -94,6 +94,7 @@ def main() -> int:
     console.print(f"\nraw numbers: {RESULTS.relative_to(PROJECT)}")
     if options.write_docs:
         DOCUMENT.write_text(document(results, judged))
+        DOCUMENT.with_suffix(".json").write_text(json.dumps(results, ensure_ascii=False) + "\n")
         if why := plot.draw(RESULTS, PLOT):
             console.print(f"no plot: {why}")
         console.print(f"written: {DOCUMENT.relative_to(PROJECT)}")

@@ -10,9 +10,9 @@ from benchmarks.report import Shown, tables
 _HEAD = """\
 # What a job costs
 
-Made by `make bench BENCH_ARGS=--write-docs`; do not edit. Everything is measured beside other queues
-on the same servers in the same run. The absolute numbers are this machine's; the ratios are what to
-trust.
+Made by `make bench`; do not edit. Everything is measured beside other queues on the same servers in
+the same run. The absolute numbers are this machine's; the ratios are what to trust. Raw numbers:
+[benchmarks.json](benchmarks.json).
 
 ![Worker CPU a job, calls in flight per GiB, latency, and the cost of a backlog](benchmarks.svg)
 """
@@ -46,8 +46,8 @@ arq {arq} declares redis-py below 6; it runs here with the one that Celery needs
 ## How
 
 **Overhead**: all workers are up and warm; the jobs wait where no worker sees them (an open
-transaction; a list, or a Redis database, under another name) and are let go at once. CPU is the user
-and system time of the worker's process tree, from then until all rows are committed. Rounds
+transaction; a list, or a Redis database, under another name) and are let go at once. CPU is the
+user and system time of the worker's process tree, from then until all rows are committed. Rounds
 alternate, and a ratio is that of two neighbouring rounds.
 
 **A call** is measured in one thread of one process: on one side `messages.create` with a request
@@ -59,16 +59,17 @@ neighbouring rounds.
 **In flight**: a fresh worker, all jobs released at once; memory is the process tree's at its peak.
 The steady pace keeps everything but the length of a call the same.
 
-**Streams**: the worker is bound to one core, the simulated Claude to another; a chunk is four tokens
-of `analyze_document`. A stream's rate is by the worker's own clock, from the request to the end.
+**Streams**: the worker is bound to one core, the simulated Claude to another; a chunk is four
+tokens of `analyze_document`. A stream's rate is by the worker's own clock, from the request to the
+end.
 
 **Latency**: half load is half of what the slower side drains, and arrives at random (exponential
 gaps). Round trips are lengthened by a proxy between the worker and both servers; what enqueues goes
 straight. Call starts are read from the ledger of the simulated Claude, by the same clock.
 
 **Scale**: a database a size, filled by SQL, vacuumed and analysed, on one server; rounds take the
-sizes in turn. A ratio is the median of that of each round. The last columns are a worker that begins
-with such a backlog.
+sizes in turn. A ratio is the median of that of each round. The last columns are a worker that
+begins with such a backlog.
 
 **What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
 so jobs/s is what all of them manage together, not what one worker could do alone. The network is
