@@ -31,6 +31,7 @@ from worker.errors import ClaudeJobsError
 FOLDER = DATA / "bench"
 RESULTS = FOLDER / "results.json"
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
+RAW = DOCUMENT.with_suffix(".json")
 PLOT = DOCUMENT.with_suffix(".svg")
 PARTS = ("overhead", "call", "inflight", "streams", "latency", "scale", "enqueue")
 
@@ -86,6 +87,10 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("benchmarks: interrupted; everything is stopped\n")
         return 130
+    # What was measured is what can be read again: its keys are strings.
+    results = json.loads(json.dumps(results))
+    if options.write_docs and options.only:
+        results = _merged(results, options.only)
     # A smoke run is too small to be judged by.
     judged = [] if options.quick else verdicts(results)
     results["bars"] = [asdict(verdict) for verdict in judged]
@@ -94,11 +99,20 @@ def main() -> int:
     console.print(f"\nraw numbers: {RESULTS.relative_to(PROJECT)}")
     if options.write_docs:
         DOCUMENT.write_text(document(results, judged))
-        DOCUMENT.with_suffix(".json").write_text(json.dumps(results, ensure_ascii=False) + "\n")
+        RAW.write_text(json.dumps(results, ensure_ascii=False) + "\n")
         if why := plot.draw(RESULTS, PLOT):
             console.print(f"no plot: {why}")
         console.print(f"written: {DOCUMENT.relative_to(PROJECT)}")
     return 0
+
+
+def _merged(results: dict[str, Any], part: str) -> dict[str, Any]:
+    """The published run with one part measured anew, under conditions of its own."""
+    whole: dict[str, Any] = json.loads(RAW.read_text(encoding="utf-8"))
+    whole[part] = results[part]
+    whole["seconds"] |= results["seconds"]
+    whole.setdefault("measured_later", {})[part] = results["conditions"]
+    return whole
 
 
 def _measure(parts: list[str], size: Size, peer: str) -> dict[str, Any]:
@@ -153,8 +167,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peer", default="", help="of the peers, those with this in their name")
     parser.add_argument("--write-docs", action="store_true", help="regenerate docs/benchmarks.md")
     options = parser.parse_args()
-    if options.write_docs and (options.quick or options.only):
-        parser.error("--write-docs takes a whole run: leave out --quick and --only")
+    if options.write_docs and options.quick:
+        parser.error("--write-docs takes real sizes: leave out --quick")
+    if options.write_docs and options.only and not RAW.exists():
+        parser.error(f"--only needs a whole run in {RAW.name} to put its part into")
     return options
 
 

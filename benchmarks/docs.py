@@ -60,8 +60,8 @@ neighbouring rounds.
 The steady pace keeps everything but the length of a call the same.
 
 **Streams**: the worker is bound to one core, the simulated Claude to another; a chunk is four
-tokens of `analyze_document`. A stream's rate is by the worker's own clock, from the request to the
-end.
+tokens of `analyze_document`. A stream's rate is by the worker's own clock, from its first chunk to
+its end. The first one takes eight seconds, so that all calls have begun before a reply ends.
 
 **Latency**: half load is half of what the slower side drains, and arrives at random (exponential
 gaps). Round trips are lengthened by a proxy between the worker and both servers; what enqueues goes
@@ -96,6 +96,11 @@ def document(results: dict[str, Any], verdicts: list[Verdict]) -> str:
         )
     ]
     parts += ["## Conditions\n", _conditions(where)]
+    for part, other in results.get("measured_later", {}).items():
+        parts += [
+            f"Measured later, alone: *{part}*, {other['date']}, commit {other['commit']}, "
+            f"load average {other['load_before']}.\n"
+        ]
     return "\n".join(parts)
 
 

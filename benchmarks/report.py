@@ -158,7 +158,7 @@ def _streams(result: dict[str, Any]) -> Iterator[Shown]:
         f"{result['chunks_per_second']} chunks/s each, the worker on one core"
     )
     rows = [
-        ("most in flight", f"{result['max_in_flight']}"),
+        ("most at once, after their first chunk", f"{result['max_streaming']}"),
         ("chunks in all", f"{result['chunks']:,}"),
         ("chunks/s a stream, median", f"{result['rate_p50']:.1f}"),
         ("chunks/s a stream, slowest 5 %", f"{result['rate_p05']:.1f}"),
@@ -201,12 +201,12 @@ def _scale(result: dict[str, Any]) -> Iterator[Shown]:
         "jobs/s, the first 1,000", "worker CPU ms/job",
     )  # fmt: skip
     rows = []
-    for size in result["sizes"]:
+    for size in map(str, result["sizes"]):
         steps = ("dispatch", "claim", "enqueue")
         drained = result["drained"].get(size)
         rows.append(
             (
-                f"{size:,}",
+                f"{int(size):,}",
                 *(f"{result['median_ms'][step][size]:.2f}" for step in steps),
                 *(f"{result['ratios'][step][size]:.2f} ×" for step in steps),
                 f"{drained['jobs_per_second']:.0f}" if drained else "–",

@@ -32,11 +32,12 @@ DRAINED = 1000
 CONCURRENCY = 50
 STEPS = ("dispatch", "claim", "enqueue")
 
-# Of three priorities and a thousand users, due since up to an hour.
+# Of three priorities and a thousand users. As in life, what came first is due first: the jobs that
+# go out next lie side by side, however many there are.
 _FILL = text("""
 INSERT INTO jobs (id, task, input, state, priority, user_id, max_attempts, run_at)
 SELECT gen_random_uuid(), :task, cast(:input AS jsonb), 'queued', (ARRAY[10, 100, 200])[1 + n % 3],
-       'user-' || n % 1000, 3, now() - make_interval(secs => 3600 * random())
+       'user-' || n % 1000, 3, now() - make_interval(secs => 3600.0 * (:jobs - n) / :jobs)
 FROM generate_series(1, :jobs) AS n
 """)
 

@@ -20,15 +20,21 @@ from worker.storage.engine import transaction
 #: A task whose replies are long enough for a stream to matter.
 KIND = "analyze_document"
 CHUNKS_PER_SECOND, CHUNK_TOKENS = 50, 4
+#: Seconds to the first chunk: all calls have begun before the first reply ends.
+LATENCY = 8.0
 SECONDS = 240
 
-_CALLS = text("SELECT output_tokens, latency_ms FROM usage WHERE outcome = 'ok'")
+_CALLS = text("""
+SELECT output_tokens, (latency_ms - first_token_ms) / 1000.0 AS seconds,
+       extract(epoch FROM finished_at) AS ended
+FROM usage WHERE outcome = 'ok'
+""")
 
 
 def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str, Any]:
     """All streams at once, on a worker with one core; everything else has the others."""
     claude.configure(
-        latency=0.0,
+        latency=LATENCY,
         tokens_per_second=float(CHUNKS_PER_SECOND * CHUNK_TOKENS),
         chunk_tokens=CHUNK_TOKENS,
     )
@@ -50,17 +56,19 @@ def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str,
         seconds = time.monotonic() - started
         cpu = cpu_seconds(contender.worker.pid) - cpu
         theirs = cpu_seconds(claude.pid) - theirs
-    in_flight = claude.stats()["max_in_flight"]
     contender.worker.stop()
-    claude.configure(tokens_per_second=None, chunk_tokens=8)
+    claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8)
     with transaction() as connection:
         calls = connection.execute(_CALLS).all()
-    chunks = [max(1, tokens / CHUNK_TOKENS) for tokens, _ in calls]
-    rates = [chunk / (ms / 1000) for chunk, (_, ms) in zip(chunks, calls, strict=True)]
+    chunks = [call.output_tokens / CHUNK_TOKENS for call in calls]
+    took = [float(call.seconds) for call in calls]
+    # Nothing is sent after the last chunk's pause, nor before the first one.
+    rates = [(count - 1) / seconds for count, seconds in zip(chunks, took, strict=True)]
+    spans = [(float(c.ended) - s, float(c.ended)) for c, s in zip(calls, took, strict=True)]
     return {
         "streams": streams,
         "chunks_per_second": CHUNKS_PER_SECOND,
-        "max_in_flight": in_flight,
+        "max_streaming": max(sum(a <= start < b for a, b in spans) for start, _ in spans),
         "chunks": round(sum(chunks)),
         "seconds": seconds,
         "rate_p50": percentile(rates, 0.50),
