@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -78,6 +79,9 @@ QUICK = Size(
 def main() -> int:
     """Run what was asked for."""
     options = _options()
+    if options.redraw:
+        _write(json.loads(RAW.read_text(encoding="utf-8")))
+        return 0
     size = QUICK if options.quick else Size()
     try:
         results = _measure([options.only] if options.only else list(PARTS), size, options.peer)
@@ -98,12 +102,17 @@ def main() -> int:
     print_report(console, results, judged)
     console.print(f"\nraw numbers: {RESULTS.relative_to(PROJECT)}")
     if options.write_docs:
-        DOCUMENT.write_text(document(results, judged))
         RAW.write_text(json.dumps(results, ensure_ascii=False) + "\n")
-        if why := plot.draw(RESULTS, PLOT):
-            console.print(f"no plot: {why}")
-        console.print(f"written: {DOCUMENT.relative_to(PROJECT)}")
+        _write(results)
     return 0
+
+
+def _write(results: dict[str, Any]) -> None:
+    """The document and its plot, from the published numbers."""
+    DOCUMENT.write_text(document(results, verdicts(results)))
+    if why := plot.draw(RAW, PLOT):
+        console.print(f"no plot: {why}")
+    console.print(f"written: {DOCUMENT.relative_to(PROJECT)}")
 
 
 def _merged(results: dict[str, Any], part: str) -> dict[str, Any]:
@@ -131,6 +140,7 @@ def _measure(parts: list[str], size: Size, peer: str) -> dict[str, Any]:
             started = time.monotonic()
             results[part] = _run(part, stack, claude, size, peer)()
             results["seconds"][part] = round(time.monotonic() - started)
+        results["conditions"]["load_15_after"] = round(os.getloadavg()[2], 2)
     return results
 
 
@@ -166,6 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, help="measure one thing")
     parser.add_argument("--peer", default="", help="of the peers, those with this in their name")
     parser.add_argument("--write-docs", action="store_true", help="regenerate docs/benchmarks.md")
+    parser.add_argument("--redraw", action="store_true", help="the same from its last numbers")
     options = parser.parse_args()
     if options.write_docs and options.quick:
         parser.error("--write-docs takes real sizes: leave out --quick")

@@ -9,6 +9,11 @@ PEERS_PYTHON = PROJECT / ".venv-bench" / "bin" / "python"
 MISSING = "not installed: `make bench` sets up .venv-bench"
 
 
+def reason(error: Exception) -> str:
+    """Why something could not be measured, without this machine's folders."""
+    return str(error).replace(f"{PROJECT}/", "")
+
+
 def installed() -> bool:
     """Whether the peers can be run."""
     return PEERS_PYTHON.exists()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.contenders import ClaudeJobs, Contender, PlainCelery, Sender, inputs
-from benchmarks.environment import MISSING, PEERS_PYTHON, installed
+from benchmarks.environment import MISSING, PEERS_PYTHON, installed, reason
 from benchmarks.measure import BenchmarkError, Memory, cpu_seconds, median, memory
 from sandbox.account import SandboxError
 from sandbox.claude.client import SimulatedClaude
@@ -54,7 +54,7 @@ def measure(
                 rows[name] = _run(claude, contender, slots, slots * case.waves)
                 contender.worker.stop()
             except (SandboxError, BenchmarkError) as error:
-                failed[name] = str(error)
+                failed[name] = reason(error)
         measured.append(
             {"latency": case.latency, "slots": case.slots, "contenders": rows, "failed": failed}
         )

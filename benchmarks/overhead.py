@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.contenders import ClaudeJobs, Contender, PlainCelery
+from benchmarks.environment import reason
 from benchmarks.measure import BenchmarkError, cpu_seconds, median, ratios, wait_for
 from benchmarks.peers import contenders as peers
 from sandbox.account import SandboxError
@@ -51,7 +52,7 @@ def measure(
         try:
             running.append(make())
         except (SandboxError, BenchmarkError, OSError) as error:
-            failed[name] = str(error)
+            failed[name] = reason(error)
     measured: dict[str, list[Round]] = {contender.name: [] for contender in running}
     for number in range(rounds + 1):
         for contender in list(running):
@@ -59,7 +60,7 @@ def measure(
             try:
                 run = _round(stack, claude, contender, size)
             except BenchmarkError as error:
-                failed[contender.name] = str(error)
+                failed[contender.name] = reason(error)
                 measured.pop(contender.name)
                 running.remove(contender)
                 contender.worker.stop()

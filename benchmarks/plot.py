@@ -63,31 +63,37 @@ def main(results: str, out: str) -> None:
     figure.savefig(out, transparent=True, metadata={"Date": None})
 
 
-def _bars(axis: Any, rows: list[tuple[str, float]], form: str) -> Any:
+def _bars(axis: Any, rows: list[tuple[str, float, float]], form: str) -> None:
+    """Rows of a name, a value and where its label goes."""
     rows = rows[::-1]
-    colours = [OURS if name.startswith("claude-jobs") else OTHERS for name, _ in rows]
-    bars = axis.barh([name for name, _ in rows], [value for _, value in rows], color=colours)
-    axis.bar_label(bars, [form.format(value) for _, value in rows], padding=4)
+    colours = [OURS if name.startswith("claude-jobs") else OTHERS for name, *_ in rows]
+    axis.barh([name for name, _, _ in rows], [value for _, value, _ in rows], color=colours)
+    for index, (_, value, end) in enumerate(rows):
+        axis.annotate(
+            form.format(value),
+            (end, index),
+            xytext=(5, -3),
+            textcoords="offset points",
+        )
     axis.margins(x=0.14)
     axis.grid(axis="x")
-    return bars
 
 
 def _overhead(axis: Any, result: dict[str, Any]) -> None:
-    rows = [(name, row["worker_ms"]) for name, row in result["contenders"].items()]
+    used = {name: [run["worker_ms"] for run in runs] for name, runs in result["raw"].items()}
+    rows = [(name, row["worker_ms"], max(used[name])) for name, row in result["contenders"].items()]
     rows.sort(key=lambda row: row[1])
     _bars(axis, rows, "{:.1f}")
-    for index, (name, _) in enumerate(rows[::-1]):
-        values = [run["worker_ms"] for run in result["raw"][name]]
-        axis.plot([min(values), max(values)], [index, index], color=TEXT, linewidth=1)
-    axis.set_title("Worker CPU a job, Claude answering at once (ms; the line is the range)")
+    for index, (name, *_) in enumerate(rows[::-1]):
+        axis.plot([min(used[name]), max(used[name])], [index, index], color=TEXT, linewidth=1)
+    axis.set_title("Worker CPU a job, ms: median and range")
 
 
 def _slots(axis: Any, result: dict[str, Any]) -> None:
     case = result["cases"][-1]
-    rows = [(name, row["per_gib"]) for name, row in case["contenders"].items()]
+    rows = [(name, row["per_gib"], row["per_gib"]) for name, row in case["contenders"].items()]
     _bars(axis, sorted(rows, key=lambda row: -row[1]), "{:,.0f}")
-    axis.set_title(f"Calls of {case['latency']:g} s in flight for each GiB of the worker's memory")
+    axis.set_title(f"Calls of {case['latency']:g} s in flight per GiB of a worker")
 
 
 def _latency(axis: Any, result: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ def _latency(axis: Any, result: dict[str, Any]) -> None:
     axis.margins(x=0.2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(axis="x")
-    axis.set_title("Enqueueing to the start of the call: p50 – p99 (ms)")
+    axis.set_title("Enqueueing to call start, ms: p50 – p99")
 
 
 def _scale(axis: Any, result: dict[str, Any]) -> None:
@@ -125,7 +131,7 @@ def _scale(axis: Any, result: dict[str, Any]) -> None:
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_ylim(0, max(2, *(max(by.values()) * 1.1 for by in result["ratios"].values())))
     axis.legend(loc="upper left", ncols=3)
-    axis.set_title(f"Cost with so many jobs queued, over that with {result['sizes'][0]:,}")
+    axis.set_title(f"CPU with so many jobs queued, over {result['sizes'][0]:,}")
 
 
 if __name__ == "__main__":

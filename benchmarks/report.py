@@ -192,28 +192,31 @@ def _latency(result: dict[str, Any]) -> Iterator[Shown]:
 
 
 def _scale(result: dict[str, Any]) -> Iterator[Shown]:
-    title = (
-        f"Scale: {result['rounds']} rounds, the sizes in turn (medians); dispatch is a look of the "
-        "relay that sends 100"
-    )
-    columns = (
-        "jobs queued", "dispatch ms", "claim ms", "enqueue ms", "dispatch", "claim", "enqueue",
-        "jobs/s, the first 1,000", "worker CPU ms/job",
-    )  # fmt: skip
-    rows = []
-    for size in map(str, result["sizes"]):
-        steps = ("dispatch", "claim", "enqueue")
-        drained = result["drained"].get(size)
-        rows.append(
+    steps = ("dispatch", "claim", "enqueue")
+    sizes = [str(size) for size in result["sizes"]]
+    for prefix, what in (("", "CPU time of relay and Postgres"), ("clock_", "by the clock")):
+        title = (
+            f"Scale, {what}: {result['rounds']} rounds, the sizes in turn (medians); "
+            "dispatch is a look of the relay that sends 100"
+        )
+        rows = [
             (
                 f"{int(size):,}",
-                *(f"{result['median_ms'][step][size]:.2f}" for step in steps),
-                *(f"{result['ratios'][step][size]:.2f} ×" for step in steps),
-                f"{drained['jobs_per_second']:.0f}" if drained else "–",
-                f"{drained['worker_ms']:.2f}" if drained else "–",
+                *(f"{result[prefix + 'median_ms'][step][size]:.2f}" for step in steps),
+                *(f"{result[prefix + 'ratios'][step][size]:.2f} ×" for step in steps),
             )
-        )
-    yield Shown(title, columns, rows)
+            for size in sizes
+        ]
+        yield Shown(title, ("jobs queued", *(f"{s} ms" for s in steps), *steps), rows)
+    rows = [
+        (f"{int(size):,}", f"{row['jobs_per_second']:.0f}", f"{row['worker_ms']:.2f}")
+        for size, row in result["drained"].items()
+    ]
+    yield Shown(
+        "Scale: a worker that begins with such a backlog, over its first 1,000 jobs",
+        ("jobs queued", "jobs/s", "worker CPU ms/job"),
+        rows,
+    )
 
 
 def _enqueue(result: dict[str, Any]) -> Iterator[Shown]:
