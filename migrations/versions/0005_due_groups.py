@@ -1,4 +1,7 @@
-"""Due jobs by task, model and priority: what may not be sent is not even looked at."""
+"""Due jobs by task, model and priority – and by user, where users have their bounds.
+
+What may not be sent is not even looked at.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,15 @@ def upgrade() -> None:
         "CREATE INDEX jobs_due_by_group ON jobs (task, coalesce(model, ''), priority, run_at) "
         "WHERE state = 'queued'"
     )
+    op.execute(
+        "CREATE INDEX jobs_due_by_user ON jobs "
+        "(task, coalesce(model, ''), priority, coalesce(user_id, ''), run_at) "
+        "WHERE state = 'queued'"
+    )
     op.execute("DROP INDEX jobs_due")
 
 
 def downgrade() -> None:
     op.execute("CREATE INDEX jobs_due ON jobs (priority, run_at) WHERE state = 'queued'")
     op.execute("DROP INDEX jobs_due_by_group")
+    op.execute("DROP INDEX jobs_due_by_user")

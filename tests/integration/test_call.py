@@ -192,3 +192,31 @@ def test_a_cancelled_call_ends_at_once(
     thread.join(30)
 
     assert [(f.outcome, f.facts.aborted) for f in failures] == [("interrupted", "cancelled")]
+
+
+def test_headers_and_then_silence_is_a_stall(call: Any, claude: SimulatedClaude) -> None:
+    claude.faults({"stall": 60, "at": "headers"})
+
+    with pytest.raises(CallFailed) as caught:
+        call(stream=True, stall=0.5)
+
+    assert caught.value.failure.summary == "the reply stalled halfway"
+
+
+def test_what_was_late_for_one_call_does_not_end_the_next(clients: ClientStack) -> None:
+    control = CallControl()
+    control.abort("stalled")
+    control.forgive()
+
+    assert not control.wait(0)
+    reply = call_claude(clients, REQUEST, Patience(20, 10), control, stream=True)
+    assert reply.stop_reason == "end_turn"
+
+
+def test_a_cancelled_call_is_not_forgiven(clients: ClientStack) -> None:
+    control = CallControl()
+    control.abort("cancelled")
+    control.abort("stalled")
+    control.forgive()
+
+    assert control.wait(0)

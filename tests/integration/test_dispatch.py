@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from tests.integration.steps import claim, dispatch, dispatcher, enqueue, new_job
 from worker.storage import control, read
-from worker.storage.dispatch import recall
+from worker.storage.dispatch import MOST_USERS, recall
 from worker.storage.engine import transaction
 
 
@@ -199,3 +199,34 @@ def test_jobs_of_the_far_future_do_not_hide_those_behind_them(engine: Engine) ->
     (due,) = enqueue(engine, new_job())
     with transaction(engine) as connection:
         assert [job.id for job in dispatch(connection).jobs] == [due]
+
+
+def test_users_share_a_limit_that_binds_before_their_own_bounds_do(engine: Engine) -> None:
+    """One job a look, each over before the next: the bound of five is never met."""
+    enqueue(engine, *(new_job(user_id="noisy") for _ in range(1000)))
+    quiet = set(enqueue(engine, *(new_job(user_id="quiet") for _ in range(5))))
+    relay = dispatcher(limits(m=1), max_running_per_user=5)
+    sent: list[UUID] = []
+    for _ in range(40):
+        with transaction(engine) as connection:
+            sent += [job.id for job in relay.dispatch(connection, 100).jobs]
+            connection.execute(
+                text(
+                    "UPDATE jobs SET state = 'succeeded', finished_at = now() "
+                    "WHERE state = 'dispatched' AND random() < 0.7"
+                )
+            )
+
+    assert quiet <= set(sent)
+
+
+def test_every_user_has_a_turn_however_many_there_are(engine: Engine) -> None:
+    users = MOST_USERS * 2 + 50
+    enqueue(engine, *(new_job(user_id=f"user-{n:04}") for n in range(users)))
+    relay = dispatcher(max_running_per_user=1)
+    sent: set[str | None] = set()
+    with transaction(engine) as connection:
+        for _ in range(12):
+            sent |= {job.user_id for job in relay.dispatch(connection, 100).jobs}
+
+    assert len(sent) == users

@@ -89,6 +89,7 @@ def _streamed(
         **request.parameters(), stream=True, timeout=_timeout(patience)
     ) as response:
         incoming.begin(_lower(response.headers))
+        control.expect_more(patience.stall)
         try:
             for chunk in response.http_response.iter_bytes():
                 incoming.feed(chunk)
@@ -100,6 +101,7 @@ def _streamed(
         reply = incoming.reply()
         if reply is None or not incoming.complete:
             raise httpx2.RemoteProtocolError("the stream ended before the message did")
+        control.forgive()
         return reply
 
 

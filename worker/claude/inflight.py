@@ -42,6 +42,13 @@ class CallControl:
         """Wait before the call; True if it was ended meanwhile."""
         return self._ended.wait(seconds)
 
+    def forgive(self) -> None:
+        """The reply is complete after all: that it was late does not concern the next call."""
+        with self._lock:
+            if self.reason in ("timeout", "stalled"):
+                self.reason = None
+                self._ended.clear()
+
     @contextmanager
     def using(self, client: CallClient, timeout: float) -> Iterator[None]:
         """The block in which `client` makes the call, for `timeout` seconds at most."""

@@ -26,14 +26,15 @@ class EventReader:
         Raises:
             ValueError: an event is larger than `MOST_EVENT_BYTES`.
         """
-        self._size += len(chunk)
-        if self._size > MOST_EVENT_BYTES and b"\n" not in chunk:
-            raise ValueError("an event of the stream is too large")
         first, *lines = chunk.split(b"\n")
         self._line.append(first)
+        self._size += len(first)
         for line in lines:
             yield from self._end_line(b"".join(self._line).removesuffix(b"\r"))
             self._line = [line]
+            self._size += len(line)
+        if self._size > MOST_EVENT_BYTES:
+            raise ValueError("an event of the stream is too large")
 
     def _end_line(self, line: bytes) -> Iterator[bytes]:
         if line.startswith(b"data:"):

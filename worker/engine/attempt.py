@@ -43,7 +43,8 @@ from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
 
-#: A job that was claimed just before its task was paused; the relay holds it from then on.
+#: A job that was claimed just before its task was paused; the relay holds it from then on. One that
+#: is pinned to a version whose model is paused, which the relay does not know, comes back so often.
 _PAUSED_SECONDS = 1.0
 
 
@@ -168,7 +169,13 @@ class Attempts:
             if pause := claim.is_paused(choice.model):
                 failure = Failure("paused", f"{pause} is paused")
                 settle.requeue(
-                    connection, claim, None, None, after=0, error=None, refund_attempt=True
+                    connection,
+                    claim,
+                    None,
+                    None,
+                    after=_PAUSED_SECONDS,
+                    error=None,
+                    refund_attempt=True,
                 )
                 return Ended("snoozed", failure, _PAUSED_SECONDS)
             usage_id = open_call(

@@ -24,6 +24,9 @@ from worker.storage.dispatch import Candidate, Dispatched, Group, Survey
 Capacity = Callable[[Collection[str]], Mapping[str, tuple[str, int | None]]]
 
 
+_REMEMBERED_USERS = 10_000
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Jobs to publish, most urgent first, and when to look for more.
@@ -52,10 +55,18 @@ class Dispatcher:
         self._capacity = capacity
         #: Jobs that were locked by somebody else at the last look: others come first now.
         self._locked: set[UUID] = set()
+        self._last_user = ""
+        self._known_models = set(models.values())
+        self._rooms: dict[str, tuple[str, int | None]] = {}
+        #: When each user was last served, in looks; the longest waiting are forgotten first.
+        self._looks = 0
+        self._served: dict[str | None, int] = {}
 
     def dispatch(self, connection: Connection, batch: int) -> Batch:
         """Mark up to `batch` due jobs as dispatched and return them."""
         settings = self._settings
+        # Asked before the lock is taken: nobody waits for Redis under it.
+        self._rooms = dict(self._capacity(self._known_models))
         dispatch.lock(connection)
         seen = dispatch.survey(
             connection,
@@ -64,34 +75,71 @@ class Dispatcher:
         )
         room = min(batch, settings.working_set - sum(seen.waiting.values()))
         allowances = self._allowances(seen)
-        wanted = {
-            group: min(room, allowances.of_group(group))
+        # Where nothing may go out, one job is looked for: whether any waits for the limit.
+        limits = {
+            group: max(1, min(room, allowances.of_group(group)))
             for group in seen.groups
             if not self._paused(group, seen)
         }
-        limits = {group: most for group, most in wanted.items() if most > 0}
-        held = any(most < batch for most in wanted.values())
         if not limits:
-            return Batch([], "soon" if held else "later")
-        found = dispatch.candidates(
-            connection,
-            limits,
-            suspects_too=not seen.suspect_in_flight,
-            not_of=allowances.users_without(),
-            not_these=self._locked,
-        )
+            return Batch([], "later")
+        found = self._find(connection, limits, allowances, seen)
+        by_group = Counter(job.group for job in found)
+        held = any(by_group[group] >= most for group, most in limits.items() if most < batch)
         chosen = allowances.choose(found, room)
         jobs = dispatch.mark(connection, chosen)
         self._locked = set(chosen) - {job.id for job in jobs}
+        self._note(jobs)
         # What was found and not chosen may be passed over next time: its user is at the bound now.
         if jobs and (len(jobs) == batch or len(chosen) < len(found)):
             return Batch(jobs, "now")
-        return Batch(jobs, "soon" if held or self._locked else "later")
+        waiting = held or self._locked or allowances.users_without()
+        return Batch(jobs, "soon" if waiting else "later")
+
+    def _find(
+        self,
+        connection: Connection,
+        limits: dict[Group, int],
+        allowances: Allowances,
+        seen: Survey,
+    ) -> list[Candidate]:
+        suspects_too, per_user = not seen.suspect_in_flight, self._settings.max_running_per_user
+        if per_user is None:
+            return dispatch.candidates(
+                connection, limits, suspects_too=suspects_too, not_these=self._locked
+            )
+        found = dispatch.candidates_by_user(
+            connection,
+            limits,
+            suspects_too=suspects_too,
+            not_these=self._locked,
+            not_of=allowances.users_without(),
+            each=per_user,
+            after=self._last_user,
+        )
+        # The next look begins where this one ended, and with the first user after the last.
+        users = {job.user_id for job in found if job.user_id}
+        self._last_user = max(users) if len(users) >= dispatch.MOST_USERS else ""
+        return found
+
+    def _note(self, jobs: list[Dispatched]) -> None:
+        if self._settings.max_running_per_user is None:
+            return
+        self._looks += 1
+        for job in jobs:
+            self._served.pop(job.user_id, None)
+            self._served[job.user_id] = self._looks
+        while len(self._served) > _REMEMBERED_USERS:
+            del self._served[next(iter(self._served))]
 
     def _allowances(self, seen: Survey) -> Allowances:
         per_user = self._settings.max_running_per_user
         queued = {(group.task, group.model) for group in seen.groups}
-        capacity = self._capacity({self._model(*kind) for kind in queued | seen.waiting.keys()})
+        models = {self._model(*kind) for kind in queued | seen.waiting.keys()}
+        if unknown := models - self._rooms.keys():
+            self._rooms |= self._capacity(unknown)
+        self._known_models = models
+        capacity = {model: self._rooms[model] for model in models}
         left: dict[tuple[str, str], int] = {}
         for key, most in capacity.values():
             if most is not None:
@@ -106,7 +154,8 @@ class Dispatcher:
             for user, count in seen.live_users.items():
                 left["user", user] = per_user - count
         classes = {model: key for model, (key, _) in capacity.items()}
-        return Allowances(left, per_user, not seen.suspect_in_flight, self._model, classes)
+        suspect = not seen.suspect_in_flight
+        return Allowances(left, per_user, suspect, self._model, classes, self._served)
 
     def _model(self, task: str, model: str) -> str:
         return model or self._models.get(task, "")
@@ -129,6 +178,7 @@ class Allowances:
     suspect: bool
     model: Callable[[str, str], str]
     classes: Mapping[str, str]
+    served: Mapping[str | None, int]
 
     def of_group(self, group: Group) -> int:
         """How many jobs of a group may go out."""
@@ -142,17 +192,37 @@ class Allowances:
         """The jobs that go out: by priority, then by age, as far as every allowance reaches."""
         chosen: list[UUID] = []
         taken: Counter[tuple[str, str]] = Counter()
-        for job in sorted(found, key=lambda job: (job.group.priority, job.run_at)):
+        for job in self._in_order(found):
             keys = self._keys(job.group, job.user_id)
             blocked = job.suspect and not self.suspect
             if blocked or any(taken[key] >= self._left(key) for key in keys):
                 continue
-            if len(chosen) == room:
+            if len(chosen) >= room:
                 break
             chosen.append(job.id)
             taken.update(keys)
             self.suspect = self.suspect and not job.suspect
         return chosen
+
+    def _in_order(self, found: list[Candidate]) -> list[Candidate]:
+        """By priority and age; where users have a bound, who has fewer jobs out there comes first,
+        then who was served longer ago.
+
+        So a user with many jobs shares a limit with the others, even if its bound is never met.
+        """
+        by_age = sorted(found, key=lambda job: (job.group.priority, job.run_at))
+        if self.per_user is None:
+            return by_age
+        turns: Counter[str | None] = Counter()
+        turn = {}
+        for job in by_age:
+            live = self.per_user - self.left.get(("user", job.user_id or ""), self.per_user)
+            turn[job.id] = live + turns[job.user_id]
+            turns[job.user_id] += 1
+        return sorted(
+            by_age,
+            key=lambda job: (job.group.priority, turn[job.id], self.served.get(job.user_id, 0)),
+        )
 
     def _keys(self, group: Group, user: str | None) -> list[tuple[str, str]]:
         shared = self.classes.get(self.model(group.task, group.model), "")

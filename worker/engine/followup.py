@@ -15,25 +15,39 @@ from worker.engine.prompts import Prompt
 REPAIR_INPUT_RATIO = 1.5
 #: Characters of the errors' list: ten problems say as much as a hundred.
 _MOST_PROBLEMS = 10
+#: A path may be as long as the reply made it.
+_LONGEST_PROBLEM = 200
 _CLIPPED = "\n[…]"
+_INSTRUCTION = (
+    "That reply cannot be used:\n{}\n"
+    "Reply again with the complete JSON object, corrected. Change only what the list names."
+)
 
 
-def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) -> Request:
+def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) -> Request | None:
     """The same request, with the bad output and what is wrong with it.
 
-    Never more than that: a second repair replaces the first one's output, it does not pile up. The
-    output is clipped where the whole would be longer than `REPAIR_INPUT_RATIO` allows.
+    Never more than that: a second repair replaces the first one's output, it does not pile up.
+    Problems and output are clipped where the whole would be longer than `REPAIR_INPUT_RATIO`
+    allows; None where a prompt is so short that nothing can be said.
     """
-    listed = "\n".join(f"- {p['path']}: {p['problem']}" for p in problems[:_MOST_PROBLEMS])
-    instruction = (
-        "That reply cannot be used:\n"
-        f"{listed}\n\n"
-        "Reply again with the complete JSON object, corrected. Change only what the list names."
-    )
-    room = int((REPAIR_INPUT_RATIO - 1) * request.input_characters()) - len(instruction)
+    room = int((REPAIR_INPUT_RATIO - 1) * request.input_characters())
+    room -= len(_INSTRUCTION) + len(_CLIPPED)
+    listed = ""
+    for problem in problems[:_MOST_PROBLEMS]:
+        line = f"- {_clip(problem['path'])}: {_clip(problem['problem'])}\n"
+        if len(line) > room:
+            break
+        listed, room = listed + line, room - len(line)
+    if not listed:
+        return None
     if len(bad_output) > room:
-        bad_output = bad_output[: max(room - len(_CLIPPED), 0)] + _CLIPPED
-    return replace(request, correction=(bad_output, instruction))
+        bad_output = bad_output[:room] + _CLIPPED
+    return replace(request, correction=(bad_output, _INSTRUCTION.replace("{}", listed)))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _LONGEST_PROBLEM else text[:_LONGEST_PROBLEM] + "…"
 
 
 def enlarge(request: Request, prompt: Prompt) -> Request | None:

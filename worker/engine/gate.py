@@ -22,6 +22,9 @@ LONGEST_FOLLOW_UP_WAIT = 60.0
 #: wait above, so that what is sent is run; longer than a look takes, so that no room is wasted.
 HORIZON = 2.0
 
+#: Who has waited in vain comes back in so many seconds at the earliest.
+_LEAST_SNOOZE = 1.0
+
 #: The `error_code` of a 429 that is about growth.
 RAMP_LIMIT = "ramp_limit_exceeded"
 
@@ -84,8 +87,8 @@ class Gate:
         while wait > 0:
             if time.monotonic() + wait > give_up:
                 self._limiter.release(answer.reservation)
-                raise NoCapacity(wait)
-            if control.wait(wait):
+                raise NoCapacity(max(wait, _LEAST_SNOOZE))
+            if control.wait(min(wait, LONGEST_WAIT)):
                 self._limiter.release(answer.reservation)
                 assert control.reason is not None  # noqa: S101 – what ended the wait
                 raise aborted(control.reason, 0)
@@ -99,6 +102,8 @@ class Gate:
         elif facts.kind == "rate_limited":
             kind: RejectionKind = "ramp" if facts.code == RAMP_LIMIT else "rate_limited"
             self._limiter.rejected(reservation, facts.headers, kind)
+        elif failed.partial is not None:
+            self._limiter.settle(reservation, _cost(failed.partial.tokens), facts.headers)
         elif facts.headers:
             self._limiter.failed(reservation, facts.headers)
         else:

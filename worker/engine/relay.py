@@ -25,6 +25,8 @@ CHANNEL = "claude_jobs_due"
 _BATCH = 100
 #: The pause while there is no room, or a limit is used up: both change without anybody telling.
 _SOON = 0.05
+#: After looks in vain it doubles so often: a limit may stay closed for an hour.
+_MOST_DOUBLINGS = 3
 #: The pause after the broker failed.
 _OUTAGE_PAUSE = 1.0
 
@@ -53,6 +55,7 @@ class Relay(Loop):
         self._dispatcher = Dispatcher(settings, models or {}, capacity)
         self._listener: psycopg.Connection | None = None
         self._broker_down = False
+        self._in_vain = 0
 
     def stop(self, timeout: float = 5.0) -> None:
         super().stop(timeout)
@@ -75,11 +78,13 @@ class Relay(Loop):
         if not self._publish_all(batch.jobs):
             self.stopping.wait(_OUTAGE_PAUSE)
             return 0.0
+        self._in_vain = 0 if batch.jobs else self._in_vain + 1
         match batch.look_again:
             case "now":
                 return 0.0
             case "soon":
-                return min(_SOON, self._settings.poll_seconds)
+                pause = _SOON * float(2 ** min(self._in_vain, _MOST_DOUBLINGS))
+                return min(pause, self._settings.poll_seconds)
             case "later":
                 return self._settings.poll_seconds
 

@@ -92,11 +92,24 @@ class Settler:
         return Ended("failed", failure)
 
     def put_back(self, opened: OpenCall, after: float) -> Ended:
-        """Return a job whose next call may not be sent for `after` seconds; costs no attempt."""
+        """Return a job whose next call may not be sent for `after` seconds.
+
+        It costs no attempt, unless the attempt has made calls already: those were paid for. It
+        fails when its deadline comes before, or when that was its last attempt.
+        """
+        claim, unspent = opened.claim, opened.is_first()
+        if after >= opened.seconds_left() or not (unspent or claim.attempt < claim.max_attempts):
+            return self.unrunnable(opened, _NO_CAPACITY)
 
         def requeue(connection: Connection) -> bool:
             held = settle.requeue(
-                connection, opened.claim, None, None, after=after, error=None, refund_attempt=True
+                connection,
+                opened.claim,
+                None,
+                None,
+                after=after,
+                error=None,
+                refund_attempt=unspent,
             )
             if held:
                 settle.withdraw_call(connection, opened.usage_id)
@@ -211,9 +224,8 @@ class Settler:
         return persistently(write, self._holdings.ending)
 
     def _pause_everything(self, reason: str, failure: Failure) -> None:
-        with transaction() as connection:
-            message = storable(f"{reason}: {failure.message or failure.summary}")
-            first = control.pause(connection, "all", "", reason=message, by="claude-jobs")
+        message = storable(f"{reason}: {failure.message or failure.summary}")
+        first = self._write(lambda c: control.pause(c, "all", "", reason=message, by="claude-jobs"))
         if first:
             log.critical(
                 "EVERYTHING IS PAUSED: raise the limit, then run `claude-jobs resume`",

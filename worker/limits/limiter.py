@@ -160,7 +160,14 @@ class Limiter:
         """
         names = sorted({model_class(model) for model in models})
         processes = max(1, self._processes())
-        return {s.model_class: room(s, horizon, processes) for s in self._states(names)}
+        rooms = {}
+        for state in self._states(names):
+            most = room(state, horizon, processes)
+            # What this process bears is taken for what each of the fleet bears.
+            if (free := self._window(state.model_class).free()) is not None:
+                most = free * processes if most is None else min(most, free * processes)
+            rooms[state.model_class] = most
+        return rooms
 
     def snapshot(self) -> list[ClassState]:
         """Every class that the fleet has used lately; while Redis is away, that we have."""

@@ -79,11 +79,19 @@ class Window:
                 if not self._peak:
                     self._limit = math.inf
 
+    def free(self) -> int | None:
+        """How many more calls there is room for; None: any number."""
+        with self._lock:
+            if math.isinf(self._limit):
+                return None
+            return max(0, int(self._limit) - self.in_flight - self.parked)
+
     def succeeded(self, latency: float) -> None:
-        """A reply came: so many calls can be borne, and perhaps one more."""
+        """A call that has left was answered: so many can be borne, and perhaps one more."""
         with self._lock:
             self._latency += 0.1 * (latency - self._latency)
-            if not self._peak or self.in_flight < self._limit / 2:
+            # Only who used the room learns whether there is more: the call itself counts.
+            if not self._peak or self.in_flight + 1 < self._limit / 2:
                 return
             self._limit += max(1.0, self._peak / _STEPS) / self._limit
             if self._limit >= 2 * self._peak:
@@ -96,5 +104,5 @@ class Window:
                 return
             self._decreased_at = now
             carried = min(self._limit, float(self.in_flight))
-            self._peak = max(self._peak, carried, 1.0)
+            self._peak = max(self._peak, carried, float(SLOW_START))
             self._limit = max(1.0, carried * _DECREASE)

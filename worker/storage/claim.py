@@ -47,7 +47,7 @@ SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :wo
     lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now(),
     deadline_at = coalesce(deadline_at, now() + make_interval(secs => :deadline_seconds))
 FROM (
-    SELECT coalesce(sum(input_tokens + cache_read_tokens + cache_write_5m_tokens
+    SELECT coalesce(sum(input_tokens::bigint + cache_read_tokens + cache_write_5m_tokens
                         + cache_write_1h_tokens + output_tokens), 0) AS tokens,
            coalesce(sum(cost_usd), 0) AS usd
     FROM usage WHERE job_id = :id

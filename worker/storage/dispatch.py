@@ -7,18 +7,21 @@ even looked at, and the cost does not grow with what waits behind.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from worker.storage.rescue import MAX_RESCUES
 
 #: Dispatching is serialised over the fleet, so that every bound on it is exact.
 _DISPATCH_LOCK = 0x636C6A72
+
+#: Users of a group that one look goes through.
+MOST_USERS = 200
 
 
 class Group(NamedTuple):
@@ -130,22 +133,53 @@ def survey(
     )
 
 
-_CANDIDATES = text("""
+_WANTED = """
 SELECT due.id, due.task, coalesce(due.model, '') AS model, due.priority, due.run_at,
        due.user_id, due.rescues >= :suspect AS suspect
 FROM unnest(cast(:tasks AS text[]), cast(:models AS text[]), cast(:priorities AS smallint[]),
             cast(:limits AS integer[])) AS wanted (task, model, priority, most)
+"""
+
+_IN_GROUP = """state = 'queued' AND task = wanted.task AND coalesce(model, '') = wanted.model
+      AND priority = wanted.priority"""
+
+_ALLOWED = """run_at <= now() AND (rescues < :suspect OR :suspects_too)
+      AND id <> ALL(cast(:not_these AS uuid[]))"""
+
+_CANDIDATES = text(f"""{_WANTED}
+CROSS JOIN LATERAL (
+    SELECT * FROM jobs WHERE {_IN_GROUP} AND {_ALLOWED} ORDER BY run_at LIMIT wanted.most
+) AS due
+""")  # noqa: S608 – built from the constants above
+
+# From each user straight to the next: how many jobs one has queued makes no difference.
+_CANDIDATES_BY_USER = text(f"""{_WANTED}
+CROSS JOIN LATERAL (
+    WITH RECURSIVE users AS (
+        (SELECT coalesce(user_id, '') AS name FROM jobs
+         WHERE {_IN_GROUP} AND coalesce(user_id, '') > :after
+         ORDER BY coalesce(user_id, '') LIMIT 1)
+        UNION ALL
+        SELECT later.name FROM users CROSS JOIN LATERAL (
+            SELECT coalesce(user_id, '') AS name FROM jobs
+            WHERE {_IN_GROUP} AND coalesce(user_id, '') > users.name
+            ORDER BY coalesce(user_id, '') LIMIT 1) AS later
+    )
+    SELECT name FROM users LIMIT {MOST_USERS}
+) AS users
 CROSS JOIN LATERAL (
     SELECT * FROM jobs
-    WHERE state = 'queued' AND task = wanted.task AND coalesce(model, '') = wanted.model
-      AND priority = wanted.priority AND run_at <= now()
-      AND (rescues < :suspect OR :suspects_too)
-      AND (user_id IS NULL OR user_id <> ALL(cast(:not_of AS text[])))
-      AND id <> ALL(cast(:not_these AS uuid[]))
-    ORDER BY run_at
-    LIMIT wanted.most
+    WHERE {_IN_GROUP} AND coalesce(user_id, '') = users.name AND {_ALLOWED}
+    ORDER BY run_at LIMIT least(wanted.most, :each)
 ) AS due
-""")
+WHERE users.name <> ALL(cast(:not_of AS text[]))
+UNION ALL {_WANTED}
+CROSS JOIN LATERAL (
+    SELECT * FROM jobs
+    WHERE {_IN_GROUP} AND coalesce(user_id, '') = '' AND {_ALLOWED}
+    ORDER BY run_at LIMIT wanted.most
+) AS due
+""")  # noqa: S608
 
 
 def candidates(
@@ -153,25 +187,53 @@ def candidates(
     limits: dict[Group, int],
     *,
     suspects_too: bool,
-    not_of: Collection[str] = (),
     not_these: Collection[UUID] = (),
 ) -> list[Candidate]:
-    """The due jobs of each group that come first, up to its limit; no user in `not_of` has one."""
-    values = {
+    """The due jobs of each group that come first, up to its limit."""
+    values = _values(limits, suspects_too=suspects_too, not_these=not_these)
+    return _read(connection.execute(_CANDIDATES, values))
+
+
+def candidates_by_user(
+    connection: Connection,
+    limits: dict[Group, int],
+    *,
+    suspects_too: bool,
+    not_these: Collection[UUID] = (),
+    not_of: Collection[str] = (),
+    each: int,
+    after: str,
+) -> list[Candidate]:
+    """The same, with no more than `each` jobs of a user.
+
+    At most `MOST_USERS` users of a group are looked at, in the order of their ids from the one
+    `after` which the last look ended; users in `not_of` may have no more jobs.
+    """
+    values = _values(limits, suspects_too=suspects_too, not_these=not_these)
+    values |= {"not_of": list(not_of), "each": each, "after": after}
+    return _read(connection.execute(_CANDIDATES_BY_USER, values))
+
+
+def _values(
+    limits: dict[Group, int], *, suspects_too: bool, not_these: Collection[UUID]
+) -> dict[str, object]:
+    return {
         "tasks": [group.task for group in limits],
         "models": [group.model for group in limits],
         "priorities": [group.priority for group in limits],
         "limits": list(limits.values()),
         "suspect": MAX_RESCUES,
         "suspects_too": suspects_too,
-        "not_of": list(not_of),
         "not_these": list(not_these),
     }
+
+
+def _read(rows: Iterable[Row[Any]]) -> list[Candidate]:
     return [
         Candidate(
             row.id, Group(row.task, row.model, row.priority), row.run_at, row.user_id, row.suspect
         )
-        for row in connection.execute(_CANDIDATES, values)
+        for row in rows
     ]
 
 

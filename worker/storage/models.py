@@ -134,6 +134,15 @@ class JobRow(Base):
             "run_at",
             postgresql_where=text("state = 'queued'"),
         ),
+        Index(
+            "jobs_due_by_user",
+            "task",
+            text("coalesce(model, '')"),
+            "priority",
+            text("coalesce(user_id, '')"),
+            "run_at",
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
         Index("jobs_leased", "lease_expires_at", postgresql_where=text("state = 'running'")),
         Index(

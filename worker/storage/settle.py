@@ -93,8 +93,8 @@ WITH settled AS (
     SET state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested THEN now() END,
         run_at = now() + make_interval(secs => :after), dispatched_at = NULL,
-        attempt = attempt - :refund, error = cast(:error AS jsonb), claim_token = NULL,
-        lease_expires_at = NULL
+        attempt = attempt - :refund, error = coalesce(cast(:error AS jsonb), jobs.error),
+        claim_token = NULL, lease_expires_at = NULL
     {_HELD}
     RETURNING id
 ), {_METERED}

@@ -27,17 +27,26 @@ def sent(request: Request) -> int:
     return request.input_characters() + correction
 
 
-@given(st.text(max_size=5000))
-def test_a_repair_is_compact(bad_output: str) -> None:
-    asked = repair(REQUEST, bad_output, PROBLEMS)
+@given(st.text(max_size=5000), st.text(max_size=5000))
+def test_a_repair_is_compact(bad_output: str, path: str) -> None:
+    problems = [{"path": path, "problem": "Extra inputs are not permitted"}] * 20
+    asked = repair(REQUEST, bad_output, problems)
+    assert asked is not None
     assert sent(asked) <= REPAIR_INPUT_RATIO * sent(REQUEST)
-    again = repair(asked, bad_output, PROBLEMS)
+    again = repair(asked, bad_output, problems)
+    assert again is not None
     assert sent(again) <= REPAIR_INPUT_RATIO * sent(REQUEST)
     assert len(again.parameters()["messages"]) == 3
 
 
+def test_a_prompt_that_is_too_short_for_a_repair_has_none() -> None:
+    assert repair(replace(REQUEST, system="s", user="u"), "{}", PROBLEMS) is None
+
+
 def test_a_repair_names_each_problem_by_its_path() -> None:
-    _, _, instruction = repair(REQUEST, "{}", PROBLEMS).parameters()["messages"]
+    asked = repair(REQUEST, "{}", PROBLEMS)
+    assert asked is not None
+    _, _, instruction = asked.parameters()["messages"]
     assert "- a.0.b: Field required" in instruction["content"]
 
 

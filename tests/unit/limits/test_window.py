@@ -99,3 +99,22 @@ def test_the_queue_is_longer_the_more_wait_in_it() -> None:
     window.park(100)
 
     assert window.queue_seconds() > 50 * alone
+
+
+def test_one_overload_at_low_traffic_is_made_good_by_the_calls_that_follow() -> None:
+    for in_flight in (1, 2, 3, 4, 8):
+        window = opened(in_flight)
+        window.overloaded(now=10.0)
+        for _ in range(in_flight):
+            window.leave()
+        for _ in range(5000):  # as many in flight as may be, one after the other
+            while window.enter():
+                if window.in_flight > 200:
+                    break
+            for _ in range(window.in_flight):
+                window.leave()
+                window.succeeded(1.0)
+            if math.isinf(window.limit):
+                break
+
+        assert math.isinf(window.limit), in_flight
