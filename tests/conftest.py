@@ -12,12 +12,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+import psycopg
 import pytest
 
 from sandbox.claude.client import SimulatedClaude
 from sandbox.process import wait_until
 from sandbox.stack import Stack, servers
+from tests.preloaded import Parent, Worker
 from worker.settings import get_settings
 from worker.storage.engine import get_engine
 
@@ -26,6 +30,14 @@ NOWHERE = "http://127.0.0.1:9"
 
 _numbers = count(1)
 
+#: Examples of each property; the long version (CHAOS_LONG=1) tries twenty times as many.
+_EXAMPLES = {"0": 30, "1": 600}
+
+hypothesis.settings.register_profile(
+    "claude-jobs", max_examples=_EXAMPLES[os.environ.get("CHAOS_LONG", "0")], deadline=None
+)
+hypothesis.settings.load_profile("claude-jobs")
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what tests note with `record_property("noted", …)`: worth reading, yet no failure."""
@@ -33,6 +45,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, line in report.user_properties:
             if name == "noted":
                 terminalreporter.write_line(f"NOTED {line}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded() -> Iterator[None]:
+    """End what workers are forked from after everything else."""
+    yield
+    Parent.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,23 +76,33 @@ def stack() -> Iterator[Stack]:
         with servers(folder, durable=False, claude=SimulatedClaude(seed=7)) as started:
             # Nobody may be connected to a template while it is copied.
             started.postgres.create_database("migrated", template="claude_jobs")
-            yield started
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("sandbox.stack.Service", Worker)
+                yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def maintenance(stack: Stack) -> Iterator[psycopg.Connection[Any]]:
+    """Creates and drops databases; one connection for all tests, as each costs more than a drop."""
+    with psycopg.connect(stack.postgres.url, autocommit=True) as connection:
+        yield connection
+
+
 @pytest.fixture
-def environment(stack: Stack) -> Iterator[dict[str, str]]:
+def environment(stack: Stack, maintenance: psycopg.Connection[Any]) -> Iterator[dict[str, str]]:
     """The variables of a fresh system: its own database, its own broker, the shared Claude."""
     number = next(_numbers)
     name = f"test_{number}"
+    maintenance.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
     fresh = stack.environment | {
-        "DATABASE_URL": stack.postgres.create_database(name, template="migrated"),
+        "DATABASE_URL": stack.postgres.url.rpartition("/")[0] + f"/{name}",
         "REDIS_URL": stack.valkey.url.removesuffix("/0") + f"/{number % 1000}",
         "CLAUDE_JOBS_CONCURRENCY": "20",
     }
     yield fresh
-    stack.postgres.drop_database(name)
+    maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

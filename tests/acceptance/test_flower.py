@@ -23,6 +23,7 @@ from sandbox.process import free_port, wait_until
 from sandbox.service import Service
 from sandbox.stack import FLOWER_COMMAND, Stack
 from tasks import analyze_document, classify_ticket
+from tests.preloaded import Worker
 from worker.errors import JobFailed
 
 LOGIN = "admin:correct-horse"
@@ -67,7 +68,7 @@ def flower(stack: Stack, fleet_environment: dict[str, str], worker: Service) -> 
         except OSError:
             return False
 
-    service = Service(command, fleet_environment | secure, stack.logs / "flower-acceptance.log")
+    service = Worker(command, fleet_environment | secure, stack.logs / "flower-acceptance.log")
     with service:
         service.wait_ready(answers)
         wait_until(

@@ -98,6 +98,7 @@ def books(stack: Stack) -> Iterator[Books]:
         finally:
             fleet.stop()
         yield read_books(system, jobs, resumed)
+        system.close()
     stack.postgres.drop_database("ledger")
 
 

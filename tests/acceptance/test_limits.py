@@ -29,8 +29,10 @@ def account(requests: int, burst_seconds: float) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def system(stack: Stack, fleet_environment: dict[str, str]) -> System:
-    return System(stack, fleet_environment)
+def system(stack: Stack, fleet_environment: dict[str, str]) -> Iterator[System]:
+    system = System(stack, fleet_environment)
+    yield system
+    system.close()
 
 
 @pytest.fixture(scope="module")

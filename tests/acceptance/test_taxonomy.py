@@ -76,7 +76,9 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "CLAUDE_JOBS_STALL_SECONDS": "1",
         "CLAUDE_JOBS_PROMPTS_DIR": str(prompts),
     }
-    yield System(stack, environment)
+    system = System(stack, environment)
+    yield system
+    system.close()
     stack.postgres.drop_database("taxonomy")
 
 

@@ -91,6 +91,7 @@ def new_system(chaos_stack: Stack) -> Callable[..., object]:
         system.claude.reset()
         system.claude.configure(latency=0.0)
         yield system
+        system.close()
         chaos_stack.postgres.drop_database(name)
 
     return new

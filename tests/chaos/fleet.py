@@ -14,6 +14,7 @@ import psutil
 from sandbox.service import Service
 from sandbox.stack import WORKER_COMMAND
 from tests.chaos.system import System
+from tests.preloaded import Worker
 
 _numbers = count(1)
 
@@ -45,7 +46,7 @@ class Fleet:
         environment = self.system.environment | extra
         log = self.system.stack.logs / f"chaos-{number}.log"
         command = shlex.split(WORKER_COMMAND.format(app=app, name=f"chaos-{number}"))
-        worker = Service(command, environment, log).start()
+        worker = Worker(command, environment, log).start()
         self.members.append(worker)
         return worker
 
@@ -55,7 +56,7 @@ class Fleet:
             assert worker.process is not None
             self.exits.append(worker.process.returncode)
             self._retire(worker)
-            successor = Service(worker.command, worker.environment, self._log()).start()
+            successor = Worker(worker.command, worker.environment, self._log()).start()
             self.members.append(successor)
         return True
 

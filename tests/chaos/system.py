@@ -35,14 +35,29 @@ class System:
         self.stack = stack
         self.claude: SimulatedClaude = stack.claude
         self.environment = dict(environment)
+        self._connection: psycopg.Connection[dict[str, Any]] | None = None
 
-    # Postgres, over a connection of its own each time: it may have been restarted since.
+    # Postgres, over one connection: to build one costs more than ten questions.
 
     def sql(self, statement: str, **values: Any) -> list[dict[str, Any]]:
-        """Run a statement and return its rows."""
-        with psycopg.connect(self.environment["DATABASE_URL"], row_factory=dict_row) as connection:
-            cursor = connection.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
+        """Run a statement and return its rows; Postgres may have been restarted since the last."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                self.close()
+        if self._connection is None:
+            self._connection = psycopg.connect(
+                self.environment["DATABASE_URL"], autocommit=True, row_factory=dict_row
+            )
+        cursor = self._connection.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        """Close the connection; the next statement opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def count(self, condition: str, **values: Any) -> int:
         """How many jobs fulfil an SQL condition."""

@@ -110,7 +110,7 @@ def shared_url(stack: Stack) -> str:
     return stack.valkey.url.removesuffix("/0") + "/1002"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_redis_never_lets_more_through(shared_url: str, steps: list[Step]) -> None:
     world = World(shared_url)
@@ -119,7 +119,7 @@ def test_redis_never_lets_more_through(shared_url: str, steps: list[Step]) -> No
     world.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_a_process_without_redis_never_lets_more_through(
     shared_url: str, steps: list[Step]

@@ -14,10 +14,10 @@ from celery import Celery
 from sqlalchemy import text
 
 from sandbox.claude.client import SimulatedClaude
-from sandbox.service import Service
 from sandbox.stack import WORKER_COMMAND, Stack
 from sandbox.valkey import Valkey
 from tasks import summarize_text
+from tests.preloaded import Worker
 from worker.engine.job import Job
 from worker.engine.relay import Publish, Relay
 from worker.settings import get_settings
@@ -178,7 +178,7 @@ def test_jobs_survive_a_broker_that_is_away_and_one_that_forgets_everything(
     }
     command = WORKER_COMMAND.format(name="forgotten", app="worker").split()
 
-    with Service(command, given, stack.logs / "forgotten.log") as worker:
+    with Worker(command, given, stack.logs / "forgotten.log") as worker:
         for number in range(40):
             enqueue(number)
         eventually(lambda: "Cannot connect" in worker.log_text(), "the outage was not logged")

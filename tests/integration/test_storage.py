@@ -295,9 +295,7 @@ DOCUMENTS = st.dictionaries(
 )
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=DOCUMENTS)
 def test_whatever_is_made_storable_comes_back_as_it_was(engine: Engine, document: Any) -> None:
     made = json.loads(json.dumps(storable(document)), parse_int=float)  # JSON has one number type

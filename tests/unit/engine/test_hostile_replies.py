@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine.test_reading import Answer, read
@@ -158,7 +158,6 @@ any_text = st.text(st.characters(exclude_categories=()))
 
 
 @given(any_text | json_values.map(json.dumps) | json_values.map(lambda v: f"```json\n{v}\n```"))
-@settings(max_examples=100, deadline=None)
 def test_any_text_is_read(text: str) -> None:
     reading = read(text)
     assert isinstance(reading, Valid | Salvaged | Invalid | Empty)
@@ -184,7 +183,6 @@ def test_any_text_is_read(text: str) -> None:
         },
     )
 )
-@settings(max_examples=100, deadline=None)
 def test_what_nearly_fits_is_read_and_what_is_accepted_can_be_stored(value: Any) -> None:
     text = json.dumps(value)
     reading = read(text)
@@ -196,7 +194,6 @@ def test_what_nearly_fits_is_read_and_what_is_accepted_can_be_stored(value: Any)
 
 
 @given(st.binary() | any_text.map(lambda text: text.encode(errors="surrogatepass")))
-@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_a_reply_or_refused(body: bytes) -> None:
     assert read_body(body) is None
 
@@ -227,7 +224,6 @@ def test_any_bytes_are_a_reply_or_refused(body: bytes) -> None:
         },
     )
 )  # fmt: skip
-@settings(max_examples=100, deadline=None)
 def test_anything_like_a_message_is_a_reply_or_refused(message: Any) -> None:
     reply = read_body(json.dumps(message).encode())
     if reply is not None:
