@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import call, enqueue, inflight, latency, overhead, plot, scale, streams
+from benchmarks import call, enqueue, goodput, inflight, latency, overhead, plot, scale, streams
 from benchmarks.bars import verdicts
 from benchmarks.conditions import conditions
 from benchmarks.docs import document
@@ -34,7 +34,7 @@ RESULTS = FOLDER / "results.json"
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
 RAW = DOCUMENT.with_suffix(".json")
 PLOT = DOCUMENT.with_suffix(".svg")
-PARTS = ("overhead", "call", "inflight", "streams", "latency", "scale", "enqueue")
+PARTS = ("overhead", "call", "inflight", "streams", "latency", "scale", "enqueue", "goodput")
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
@@ -57,6 +57,8 @@ class Size:
     backlog_rounds: int = 40
     enqueued: int = 10_000
     enqueue_rounds: int = 3
+    goodput_settle: float = 30.0
+    goodput_seconds: float = 30.0
 
 
 QUICK = Size(
@@ -73,6 +75,8 @@ QUICK = Size(
     backlog_rounds=4,
     enqueued=2000,
     enqueue_rounds=1,
+    goodput_settle=3.0,
+    goodput_seconds=3.0,
 )
 
 
@@ -166,6 +170,9 @@ def _run(
         ),
         "enqueue": lambda: enqueue.measure(
             stack, jobs=size.enqueued, rounds=size.enqueue_rounds, folder=FOLDER
+        ),
+        "goodput": lambda: goodput.measure(
+            stack, claude, settle=size.goodput_settle, seconds=size.goodput_seconds
         ),
     }[part]
 

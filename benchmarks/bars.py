@@ -40,6 +40,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
         "latency": _latency,
         "scale": _scale,
         "enqueue": _enqueue,
+        "goodput": _goodput,
     }
     return [
         verdict
@@ -137,4 +138,26 @@ def _enqueue(result: dict[str, Any]) -> list[Verdict]:
     return [
         Verdict(what, "≥ 5,000 jobs/s", f"{row[column]:,.0f} jobs/s", row[column] >= 5000)
         for column, what in names.items()
+    ]
+
+
+def _goodput(result: dict[str, Any]) -> list[Verdict]:
+    ours = result["contenders"][OURS]["steady"]
+    made = []
+    for bucket, row in ours.items():
+        what = f"goodput under a limit, {bucket} binding"
+        made.append(Verdict(what, "≥ 97 % of the limit", f"{row['used']:.1%}", row["used"] >= 0.97))
+    for change, phase in result["changes"].items():
+        parts = [row["used"] for row in phase["steady"].values()]
+        measured = f"{min(parts):.1%}–{max(parts):.1%} of the new limit"
+        what = f"limit {change}: goodput {result['settle']:g} s later"
+        made.append(Verdict(what, "≥ 98 %", measured, min(parts) >= 0.98))
+    phases = [ours, *(phase["steady"] for phase in result["changes"].values())]
+    rows = [row for phase in phases for row in phase.values()]
+    refused = sum(row["rejected"] for row in rows) / max(1, sum(row["requests"] for row in rows))
+    early = len(result["silence"]["early"])
+    return [
+        *made,
+        Verdict("429s under a limit", "≤ 0.5 % of requests", f"{refused:.2%}", refused <= 0.005),
+        Verdict("requests before a 429's `retry-after` is over", "0", str(early), early == 0),
     ]

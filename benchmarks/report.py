@@ -33,6 +33,7 @@ def tables(results: dict[str, Any]) -> Iterator[Shown]:
         "latency": _latency,
         "scale": _scale,
         "enqueue": _enqueue,
+        "goodput": _goodput,
     }
     for name, show in shown.items():
         if name in results:
@@ -234,3 +235,27 @@ def _enqueue(result: dict[str, Any]) -> Iterator[Shown]:
         for name, row in result["contenders"].items()
     ]
     yield Shown(title, ("", "jobs/s, whole command", "jobs/s, without start-up"), rows)
+
+
+def _goodput(result: dict[str, Any]) -> Iterator[Shown]:
+    title = (
+        f"Under limits: {result['processes']} processes, each bucket binding in a class of its own "
+        f"at {result['rate']:g} jobs/s; {result['seconds']:g} s, after {result['settle']:g} s to "
+        "settle"
+    )
+    rows = [
+        _under_limit(name, row["steady"], f"{row['lost'][0] / max(1, row['lost'][1]):.1%}")
+        for name, row in result["contenders"].items()
+    ]
+    rows[1:1] = [
+        _under_limit(f"… limits {change}", phase["steady"], "")
+        for change, phase in result["changes"].items()
+    ]
+    columns = ("", "requests used", "input used", "output used", "429s of requests", "jobs failed")
+    yield Shown(title, columns, rows)
+
+
+def _under_limit(name: str, buckets: dict[str, Any], failed: str) -> tuple[str, ...]:
+    rows = list(buckets.values())
+    refused = sum(row["rejected"] for row in rows) / max(1, sum(row["requests"] for row in rows))
+    return (name, *(f"{row['used']:.1%}" for row in rows), f"{refused:.2%}", failed)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import sessionmaker
 
 from benchmarks.plain import claude
 from benchmarks.plain.models import Result, Usage
+from benchmarks.plain.strategies import strategy
 from tasks.classify_ticket import Output
 
 BROKER = os.environ["PLAIN_BROKER_URL"]
@@ -33,6 +34,7 @@ app = celery.Celery("plain", broker=BROKER, set_as_current=False)
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
 
 client = Anthropic()
+call_claude = strategy()
 engine = create_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1),
     pool_size=POOL,
@@ -44,14 +46,19 @@ Session = sessionmaker(engine)
 
 @app.task(name="plain.classify_ticket", bind=True)
 def classify_ticket(
-    self: celery.Task, subject: str, body: str, categories: list[str], user_id: str
+    self: celery.Task,
+    subject: str,
+    body: str,
+    categories: list[str],
+    user_id: str,
+    model: str = claude.MODEL,
 ) -> None:
     """Classify a ticket and store what came of it."""
     message = claude.template(subject, body, categories)
     started = time.monotonic()
-    response = claude.call_with_retry(
+    response = call_claude(
         lambda: client.messages.create(
-            model=claude.MODEL,
+            model=model,
             max_tokens=claude.MAX_TOKENS,
             system=claude.SYSTEM,
             messages=[{"role": "user", "content": message}],
