@@ -106,6 +106,15 @@ due, as they do when they come in one after the other. Where that order was at r
 million cost 1.23 × one over a thousand, by the clock: its hundred rows are on a hundred pages then.
 A drain is one run a size, not in turn with others: it shows that nothing breaks down, and no more.
 
+**Under limits** the account lets ten jobs a second through in each of three classes of models,
+which is far below what the machine can do: requests bind in one class, tokens of input in
+another, tokens of output in the third, the other buckets having ten times what is needed. All
+three have more jobs than they can take throughout. A call takes 0.5 s and 10 ms a token. Each
+contender has four worker processes – the peer four for each class, so that what waits for one
+class holds up no other – and as many slots, and begins with ten seconds' worth in each bucket.
+What is used is counted by the account itself. The peer fails a job when its retries are used up.
+Its static limiter is told the limits and takes no more than 90 % of them; ours is told nothing.
+
 **What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
 so jobs/s is what all of them manage together, not what one worker could do alone. The network is
 loopback without TLS. Postgres runs with `fsync` on, Valkey with an append-only file synced every

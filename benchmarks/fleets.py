@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -45,6 +46,9 @@ class Fleet(Protocol):
     def lost(self) -> tuple[int, int]:
         """How many jobs have failed for good, and how many have ended."""
 
+    def fed(self) -> bool:
+        """Whether every model still has jobs that wait."""
+
     def stop(self) -> None:
         """End the workers and forget the jobs."""
 
@@ -61,11 +65,9 @@ class OurFleet:
                 client.delete(key)
         slots = SLOTS_PER_MODEL * len(models) // PROCESSES
         environment = stack.environment | {"CLAUDE_JOBS_CONCURRENCY": str(slots)}
-        self._workers = []
-        for _ in range(PROCESSES):
-            command = WORKER_COMMAND.format(app="worker", name=f"goodput-{next(_numbers)}").split()
-            self._workers.append((command, environment))
-        self._services = _start(stack, self._workers)
+        names = [f"goodput-{next(_numbers)}" for _ in range(PROCESSES)]
+        commands = [WORKER_COMMAND.format(app="worker", name=name).split() for name in names]
+        self._services = _start(stack, [(command, environment) for command in commands])
 
     def feed(self, jobs: int) -> None:
         values = inputs(jobs)
@@ -81,6 +83,11 @@ class OurFleet:
         states = {row[0]: int(row[1]) for row in rows}
         failed = states.get("failed", 0)
         return failed, failed + states.get("succeeded", 0)
+
+    def fed(self) -> bool:
+        with transaction() as connection:
+            query = text("SELECT DISTINCT model FROM jobs WHERE state = 'queued'")
+            return set(connection.execute(query).scalars()) >= set(self._models)
 
     def stop(self) -> None:
         _stop(self._services)
@@ -145,6 +152,9 @@ class PlainFleet:
             sum(len(pattern.findall(log)) for log in logs) for pattern in (_RAISED, _ENDED)
         )
 
+    def fed(self) -> bool:
+        return all(self._redis.llen(queue) for queue in self._queues.values())
+
     def stop(self) -> None:
         # Without their grace: what is left in the queue would fill the time.
         for service in self._services:
@@ -164,8 +174,12 @@ def _start(stack: Stack, commands: Sequence[tuple[list[str], Mapping[str, str]]]
         stack.services[name] = service
         services.append(service)
     for service in services:
-        service.wait_ready(lambda service=service: " ready." in service.log_text())
+        service.wait_ready(partial(_is_ready, service))
     return services
+
+
+def _is_ready(service: Service) -> bool:
+    return " ready." in service.log_text()
 
 
 def _stop(services: Sequence[Service]) -> None:
