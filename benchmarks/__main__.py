@@ -59,6 +59,7 @@ class Size:
     enqueue_rounds: int = 3
     goodput_settle: float = 30.0
     goodput_seconds: float = 30.0
+    goodput_peers: tuple[str, ...] = tuple(goodput.PEERS)
 
 
 QUICK = Size(
@@ -77,6 +78,7 @@ QUICK = Size(
     enqueue_rounds=1,
     goodput_settle=3.0,
     goodput_seconds=3.0,
+    goodput_peers=("static",),
 )
 
 
@@ -172,7 +174,11 @@ def _run(
             stack, jobs=size.enqueued, rounds=size.enqueue_rounds, folder=FOLDER
         ),
         "goodput": lambda: goodput.measure(
-            stack, claude, settle=size.goodput_settle, seconds=size.goodput_seconds
+            stack,
+            claude,
+            settle=size.goodput_settle,
+            seconds=size.goodput_seconds,
+            peers=size.goodput_peers,
         ),
     }[part]
 

@@ -28,7 +28,6 @@ SLOTS_PER_MODEL = 128
 #: Jobs that one INSERT makes visible: small beside the backlog, so that no model goes first.
 _CHUNK = 50
 
-_ENDED = re.compile(r" succeeded in | raised unexpected: ")
 _RAISED = re.compile(r" raised unexpected: ")
 
 #: Names of Celery workers and queues: none is used twice.
@@ -36,9 +35,12 @@ _numbers = count(1)
 
 
 class Fleet(Protocol):
-    """A contender with all its workers up."""
+    """A contender; its workers are started when it is made, and up after `wait_ready`."""
 
     name: str
+
+    def wait_ready(self) -> None:
+        """Back when all workers consume."""
 
     def feed(self, jobs: int) -> None:
         """Give it so many jobs on each model, as good as at once."""
@@ -68,6 +70,9 @@ class OurFleet:
         names = [f"goodput-{next(_numbers)}" for _ in range(PROCESSES)]
         commands = [WORKER_COMMAND.format(app="worker", name=name).split() for name in names]
         self._services = _start(stack, [(command, environment) for command in commands])
+
+    def wait_ready(self) -> None:
+        _wait_ready(self._services)
 
     def feed(self, jobs: int) -> None:
         values = inputs(jobs)
@@ -110,7 +115,7 @@ class PlainFleet:
         name: str,
         buckets: Mapping[str, Sequence[float]],
     ) -> None:
-        self.name = name
+        self.name, self.strategy = name, strategy
         Base.metadata.create_all(get_engine())
         environment = plain_environment(stack)
         self._redis = redis.Redis.from_url(environment["PLAIN_BROKER_URL"])
@@ -131,9 +136,14 @@ class PlainFleet:
                     "--loglevel=INFO",
                     *f"--hostname={queue}-{number}@%h".split(),
                     *("--without-gossip", "--without-mingle", "--task-events"),
+                    # What is prefetched waits in one process, and is no part of the queue's length.
+                    "--prefetch-multiplier=1",
                 ]
                 commands.append((command, environment | variables))
         self._services = _start(stack, commands)
+
+    def wait_ready(self) -> None:
+        _wait_ready(self._services)
 
     def feed(self, jobs: int) -> None:
         with self._app.producer_pool.acquire(block=True) as producer:
@@ -147,10 +157,10 @@ class PlainFleet:
             self._redis.rename(f"{queue}-held", queue)
 
     def lost(self) -> tuple[int, int]:
-        logs = [service.log_text() for service in self._services]
-        return tuple(  # type: ignore[return-value]
-            sum(len(pattern.findall(log)) for log in logs) for pattern in (_RAISED, _ENDED)
-        )
+        failed = sum(len(_RAISED.findall(service.log_text())) for service in self._services)
+        with transaction() as connection:
+            stored = connection.execute(text("SELECT count(*) FROM plain_results")).scalar_one()
+        return failed, failed + int(stored)
 
     def fed(self) -> bool:
         return all(self._redis.llen(queue) for queue in self._queues.values())
@@ -159,23 +169,25 @@ class PlainFleet:
         # Without their grace: what is left in the queue would fill the time.
         for service in self._services:
             service.kill()
-        self._redis.flushdb()
+        self._redis.delete(*self._queues.values(), "unacked", "unacked_index")
         self._redis.close()
         with transaction() as connection:
             connection.execute(text("TRUNCATE plain_results, plain_usage"))
 
 
 def _start(stack: Stack, commands: Sequence[tuple[list[str], Mapping[str, str]]]) -> list[Service]:
-    """All at once; back when all of them consume."""
     services = []
     for command, environment in commands:
         name = f"goodput-process-{next(_numbers)}"
         service = Service(command, environment, stack.logs / f"{name}.log").start()
         stack.services[name] = service
         services.append(service)
-    for service in services:
-        service.wait_ready(partial(_is_ready, service))
     return services
+
+
+def _wait_ready(services: Sequence[Service]) -> None:
+    for service in services:
+        service.wait_ready(partial(_is_ready, service), seconds=120)
 
 
 def _is_ready(service: Service) -> bool:

@@ -48,9 +48,14 @@ PEERS = {
 
 
 def measure(
-    stack: Stack, claude: SimulatedClaude, *, settle: float, seconds: float
+    stack: Stack,
+    claude: SimulatedClaude,
+    *,
+    settle: float,
+    seconds: float,
+    peers: Sequence[str],
 ) -> dict[str, Any]:
-    """Each contender in turn: `settle` seconds unmeasured, then `seconds`.
+    """Each contender in turn – ours, then `peers` –: `settle` seconds unmeasured, then `seconds`.
 
     Ours goes on: all limits are halved, doubled again, and last a 429 is sent to each class.
     """
@@ -59,7 +64,8 @@ def measure(
     limits = limits_for(RATE, cost)
     run = _Run(claude, settle, seconds)
     rows: dict[str, Any] = {}
-    fleet: Fleet = OurFleet(stack, MODELS)
+    fleet = OurFleet(stack, MODELS)
+    fleet.wait_ready()
     # What three phases and the silence let through, with a reserve.
     jobs = int(RATE * (60 + 3 * (settle + seconds)))
     rows[fleet.name] = run.begin(fleet, jobs, limits)
@@ -70,12 +76,16 @@ def measure(
     silence = run.silence()
     rows[fleet.name]["lost"] = _end(fleet)
     static = parts(limits, STATIC_SHARE / PROCESSES)
-    for strategy, name in PEERS.items():
-        peer_fleet = PlainFleet(stack, MODELS, strategy, name, static)
+    fleets = (PlainFleet(stack, MODELS, kind, PEERS[kind], static) for kind in peers)
+    following = next(fleets, None)
+    while peer := following:
+        peer.wait_ready()
+        # Its start falls into the time that is not measured.
+        following = next(fleets, None)
         # A job that fails makes way for another: several times what the limits let through.
-        jobs = int(RATE * (60 + (settle + seconds) * FAILING[strategy]))
-        rows[name] = run.begin(peer_fleet, jobs, limits)
-        rows[name]["lost"] = _end(peer_fleet)
+        jobs = int(RATE * (60 + (settle + seconds) * FAILING[peer.strategy]))
+        rows[peer.name] = run.begin(peer, jobs, limits)
+        rows[peer.name]["lost"] = _end(peer)
     claude.configure(latency=0.0, tokens_per_second=None, limits=None, burst_seconds=MINUTE)
     return {
         "processes": PROCESSES,
