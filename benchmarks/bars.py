@@ -145,7 +145,7 @@ def _goodput(result: dict[str, Any]) -> list[Verdict]:
     ours = result["contenders"][OURS]["steady"]
     made = []
     for bucket, row in ours.items():
-        what = f"goodput under a limit, {bucket} binding"
+        what = f"goodput under a limit, {bucket.replace('_', ' ')} binding"
         made.append(Verdict(what, "≥ 97 % of the limit", f"{row['used']:.1%}", row["used"] >= 0.97))
     for change, phase in result["changes"].items():
         parts = [row["used"] for row in phase["steady"].values()]
