@@ -29,6 +29,8 @@ COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="ut
 SERVICES = COMPOSE["services"]
 OURS = ("migrate", "worker", "flower")
 BIN = Path(sys.executable).parent
+#: The environment's installed package may be another checkout of this project.
+CHECKOUT = {"PYTHONPATH": str(PROJECT)}
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::[?-][^}]*)?\}")
 
 
@@ -183,7 +185,7 @@ def program(command: list[str], port: int = 0) -> list[str]:
 def run(command: list[str], environment: dict[str, str], folder: Path) -> Any:
     return subprocess.run(
         command,
-        env={"PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+        env={"PATH": f"{BIN}:{os.environ['PATH']}", **CHECKOUT, **environment},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -218,7 +220,7 @@ def test_each_service_comes_up_with_its_exact_command_and_is_healthy(
         port = free_port()
         given = variables(name, environment)
         command = program(SERVICES[name]["command"], port)
-        service = Here(command, given, container / f"{name}.log")
+        service = Here(command, given | CHECKOUT, container / f"{name}.log")
         with service.start_in(container, monkeypatch):
             service.wait_ready(lambda service=service, ready=ready: ready in service.log_text())
             check = healthy(name, given, container, port)
@@ -267,7 +269,8 @@ def mispriced(folder: Path) -> str:
 
 
 def unmigrated(environment: dict[str, str], folder: Path) -> None:
-    run([str(BIN / "claude-jobs"), "migrate", "base"], environment, folder)
+    gone = run([str(BIN / "claude-jobs"), "migrate", "base"], environment, folder)
+    assert gone.returncode == 0, gone.stderr
 
 
 @pytest.mark.parametrize(
