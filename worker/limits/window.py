@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 
-#: In flight before the first response has told of the limits: what the lowest tier may send in its
-#: first minute (50 requests, platform.claude.com, "Rate limits").
+#: In flight before the first response has told of the limits: a choice, few enough for a small
+#: account to refuse no more than some of them, and enough not to hold up a long first call's peers.
 SLOW_START = 50
 
 #: Additive increase, multiplicative decrease. [Chiu and Jain, "Analysis of the Increase and
