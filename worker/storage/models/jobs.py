@@ -1,38 +1,31 @@
-"""The tables that other services read. A column is added, never renamed.
-
-All times are `timestamptz`. States, lanes and outcomes are text with a CHECK, so that a new value
-is one migration and SQL from anywhere stays readable.
-"""
+"""Jobs, their results, and the calls that were made for them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     Identity,
     Index,
-    Integer,
-    MetaData,
     Numeric,
     SmallInteger,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
+
+from worker.storage.models.base import Base, Count, Created, Flag, not_negative, one_of
 
 STATES = ("queued", "dispatched", "running", "succeeded", "failed", "cancelled")
 TERMINAL_STATES = ("succeeded", "failed", "cancelled")
 LANES = ("interactive", "batch")
-PAUSE_SCOPES = ("all", "task", "model")
 SOURCES = ("api", "cache", "batch")
 OUTCOMES = (
     "in_flight",
@@ -48,37 +41,6 @@ OUTCOMES = (
     "interrupted",
     "lost",
 )
-
-Count = Annotated[int, mapped_column(server_default=text("0"))]
-Flag = Annotated[bool, mapped_column(server_default=text("false"))]
-Created = Annotated[datetime, mapped_column(server_default=text("now()"))]
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
-
-
-def _not_negative(*columns: str) -> CheckConstraint:
-    return CheckConstraint(" AND ".join(f"{c} >= 0" for c in columns), name="counts_not_negative")
-
-
-class Base(DeclarativeBase):
-    """Types and constraint names shared by all tables."""
-
-    type_annotation_map = {  # noqa: RUF012 – SQLAlchemy's own convention
-        str: Text,
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
-        list[dict[str, str]]: JSONB,
-    }
-    metadata = MetaData(
-        naming_convention={
-            "pk": "%(table_name)s_pkey",
-            "fk": "%(table_name)s_%(column_0_name)s_fkey",
-            "ck": "%(table_name)s_%(constraint_name)s",
-        }
-    )
 
 
 class JobRow(Base):
@@ -113,9 +75,9 @@ class JobRow(Base):
     deadline_at: Mapped[datetime | None]
 
     __table_args__ = (
-        _one_of("state", STATES),
-        _one_of("lane", LANES),
-        _not_negative("priority", "attempt", "rescues"),
+        one_of("state", STATES),
+        one_of("lane", LANES),
+        not_negative("priority", "attempt", "rescues"),
         CheckConstraint("max_attempts > 0", name="max_attempts_positive"),
         CheckConstraint(
             "state <> 'running' OR (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
@@ -184,9 +146,11 @@ class ResultRow(Base):
     source: Mapped[str] = mapped_column(server_default=text("'api'"))
     created_at: Mapped[Created]
     warnings: Mapped[list[dict[str, str]]] = mapped_column(server_default=text("'[]'"))
+    prompt_sha256: Mapped[str | None]
+    variant: Mapped[str | None]
 
     __table_args__ = (
-        _one_of("source", SOURCES),
+        one_of("source", SOURCES),
         Index("results_by_task", "task", "created_at"),
         Index(
             "results_by_user", "user_id", "created_at", postgresql_where=text("user_id IS NOT NULL")
@@ -230,10 +194,13 @@ class UsageRow(Base):
     created_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
     inspected: Mapped[Flag]
+    variant: Mapped[str | None]
+    schema_sha256: Mapped[str | None]
+    failed_checks: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
     __table_args__ = (
-        _one_of("outcome", OUTCOMES),
-        _not_negative(
+        one_of("outcome", OUTCOMES),
+        not_negative(
             "attempt",
             "call",
             "input_tokens",
@@ -256,90 +223,3 @@ class UsageRow(Base):
             postgresql_where=text("finished_at IS NOT NULL AND NOT inspected"),
         ),
     )
-
-
-class PauseRow(Base):
-    """What is not to be run until somebody resumes it: a task, a model, or everything."""
-
-    __tablename__ = "pauses"
-
-    scope: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    reason: Mapped[str]
-    paused_by: Mapped[str]
-    created_at: Mapped[Created]
-
-    __table_args__ = (_one_of("scope", PAUSE_SCOPES),)
-
-
-class WorkerRow(Base):
-    """A worker process, as it last reported itself."""
-
-    __tablename__ = "workers"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    slots: Mapped[int]
-    running: Mapped[int]
-    started_at: Mapped[Created]
-    seen_at: Mapped[Created]
-    last_claim_at: Mapped[datetime | None]
-
-    __table_args__ = (_not_negative("slots", "running"),)
-
-
-class AlertRow(Base):
-    """Something that a person should know; more of the same within the hour is counted here.
-
-    `next_delivery_at` is NULL once the alert was posted to the webhook, or given up.
-    """
-
-    __tablename__ = "alerts"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
-    kind: Mapped[str]
-    subject: Mapped[str]
-    message: Mapped[str]
-    details: Mapped[dict[str, Any]]
-    count: Mapped[int] = mapped_column(server_default=text("1"))
-    first_at: Mapped[Created]
-    last_at: Mapped[Created]
-    collecting: Mapped[bool] = mapped_column(server_default=text("true"))
-    acknowledged_at: Mapped[datetime | None]
-    acknowledged_by: Mapped[str | None]
-    delivered_at: Mapped[datetime | None]
-    delivery_attempts: Mapped[Count]
-    delivery_error: Mapped[str | None]
-    next_delivery_at: Mapped[datetime | None] = mapped_column(server_default=text("now()"))
-
-    __table_args__ = (
-        _not_negative("count", "delivery_attempts"),
-        # Two that raise the same alert at once: one inserts it, the other one counts.
-        Index(
-            "alerts_collecting",
-            "kind",
-            "subject",
-            unique=True,
-            postgresql_where=text("collecting"),
-        ),
-        Index(
-            "alerts_undelivered",
-            "next_delivery_at",
-            postgresql_where=text("next_delivery_at IS NOT NULL"),
-        ),
-        Index("alerts_by_time", "last_at"),
-    )
-
-
-class ReplyLengthsRow(Base):
-    """The output tokens of a prompt version's calls, as far as `worker.engine.drift` needs them."""
-
-    __tablename__ = "reply_lengths"
-
-    prompt: Mapped[str] = mapped_column(primary_key=True)
-    prompt_version: Mapped[str] = mapped_column(primary_key=True)
-    reference: Mapped[list[int]] = mapped_column(ARRAY(Integer))
-    recent: Mapped[list[int]] = mapped_column(ARRAY(Integer))
-    calls: Mapped[int] = mapped_column(BigInteger)
-    seen_at: Mapped[Created]
-
-    __table_args__ = (_not_negative("calls"),)
