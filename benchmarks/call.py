@@ -18,8 +18,9 @@ from sandbox.claude.client import SimulatedClaude
 from worker.claude.call import Patience, call_claude
 from worker.claude.clients import ClientStack
 from worker.claude.inflight import CallControl, Watchdog
+from worker.engine.choose import Choice
 from worker.engine.judge import judge
-from worker.engine.prepare import Choice, Preparer
+from worker.engine.prepare import Preparer
 from worker.engine.registry import load_registry
 from worker.engine.settling import record_of
 from worker.settings import get_settings

@@ -23,7 +23,8 @@ import tasks
 from sandbox.claude.client import SimulatedClaude
 from sandbox.samples import load_samples
 from worker.claude.clients import ClientStack
-from worker.engine.prepare import Choice, Preparer
+from worker.engine.choose import Choice
+from worker.engine.prepare import Preparer
 from worker.engine.prompts import PromptLibrary
 from worker.engine.recordings import (
     LEAST_CASES,

@@ -21,27 +21,32 @@ from worker.claude.clients import ClientStack
 from worker.claude.inflight import Watchdog
 from worker.claude.pricing import price_book
 from worker.engine.attempt import Attempts
+from worker.engine.catalog import Catalog, register
+from worker.engine.choose import Chooser
 from worker.engine.gate import Gate, capacity_of
 from worker.engine.holdings import Holdings
 from worker.engine.prepare import Preparer
 from worker.engine.registry import AnyTask, load_registry
 from worker.engine.relay import Relay
+from worker.engine.serving import ServedModels, Serving, ServingLoop
 from worker.engine.settling import Ended
 from worker.errors import ClaudeJobsError, ConfigurationError
 from worker.limits.limiter import Limiter
 from worker.settings import get_settings
 from worker.storage.engine import transaction
+from worker.storage.releases import register_schema
 from worker.storage.schema import require_head
 from worker.transport import redis_patch
 from worker.transport.config import celery_config, check_visibility
 from worker.transport.publish import publisher
 from worker.transport.steps import Engine, EngineStep
-from worker.transport.tasks import register
+from worker.transport.tasks import register as register_task
 
 try:
     settings = get_settings()
     registry = load_registry()
     preparer = Preparer(registry)
+    catalog = Catalog(registry.prompts)
 except ClaudeJobsError as error:
     sys.exit(f"claude-jobs: {error}")
 
@@ -51,6 +56,9 @@ app.steps["worker"].add(EngineStep)
 redis_patch.apply()
 
 worker_name = f"{socket.gethostname()}:{os.getpid()}"
+serving = Serving()
+models = ServedModels(registry, serving, catalog)
+serving_loop = ServingLoop(settings, serving, models)
 holdings = Holdings()
 watchdog = Watchdog()
 _attempts: Attempts | None = None
@@ -68,7 +76,7 @@ def _run_attempt(task: AnyTask, job_id: UUID) -> Ended:
 
 
 for _task in registry.values():
-    register(app, _task, _run_attempt, holdings.ending)
+    register_task(app, _task, _run_attempt, holdings.ending)
 
 
 @signals.setup_logging.connect
@@ -86,12 +94,23 @@ def _prepare_worker(**_: Any) -> None:
         price_book()
         with transaction() as connection:
             require_head(connection)
+            register(connection, registry.prompts)
+            for schema in preparer.schemas.values():
+                register_schema(connection, schema.sha256, schema.text)
+            serving_loop.catch_up(connection)
     except ClaudeJobsError as error:
         sys.exit(f"claude-jobs: {error}")
     api_key = settings.anthropic_api_key.get_secret_value()
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
     _attempts = Attempts(
-        settings, preparer, clients, Gate(_limiter()), holdings, watchdog, worker_name
+        settings,
+        Chooser(registry, serving, catalog),
+        preparer,
+        clients,
+        Gate(_limiter()),
+        holdings,
+        watchdog,
+        worker_name,
     )
 
 
@@ -99,11 +118,12 @@ def _build_engine(worker: Any) -> Engine:
     if not worker.pool_cls.__module__.endswith(".thread"):
         sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
     watchdog.start()
-    relay = Relay(settings, publisher(app), registry.models(), capacity_of(_limiter()))
+    relay = Relay(settings, publisher(app), models, capacity_of(_limiter()))
     return Engine(
         settings,
         holdings,
         relay,
+        serving_loop,
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

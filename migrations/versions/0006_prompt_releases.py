@@ -53,9 +53,9 @@ CREATE INDEX prompt_releases_newest ON prompt_releases (prompt, id);
 CREATE TABLE follow_ups (
     usage_id     bigint PRIMARY KEY REFERENCES usage (id) ON DELETE CASCADE,
     job_id       uuid NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    model        text NOT NULL,
     max_tokens   integer NOT NULL,
-    bad_output   text,
-    instruction  text
+    correction   json
 );
 CREATE INDEX follow_ups_by_job ON follow_ups (job_id);
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -13,28 +12,21 @@ from sandbox.samples import load_samples
 from worker.claude.pricing import cost_usd
 from worker.claude.reply import Tokens
 from worker.claude.schema import for_api
-from worker.engine.prepare import Prepared, Preparer, Unrunnable
+from worker.engine.choose import Choice, Unrunnable
+from worker.engine.prepare import Prepared, Preparer
 from worker.engine.prompts import PromptLibrary
 from worker.engine.registry import Registry
 from worker.settings import PROJECT
-from worker.storage.claim import Claim
 
 PROMPTS = PromptLibrary.load(PROJECT / "prompts")
 REGISTRY = Registry(tasks.registry, PROMPTS)
 VERSIONS = [(name, version) for name in REGISTRY for version in PROMPTS.versions(name)]
 PREPARER = Preparer(REGISTRY)
-NOBODY = UUID(int=0)
 
 
-def claim(task: str, values: dict[str, Any], **options: Any) -> Claim:
-    fields: dict[str, Any] = dict.fromkeys(Claim.__dataclass_fields__)
-    return Claim(
-        **fields | {"id": NOBODY, "token": NOBODY, "task": task, "input": values} | options
-    )
-
-
-def prepared(made: Claim) -> Prepared:
-    return PREPARER.prepare(made, PREPARER.choose(made))
+def prepared(task: str, values: dict[str, Any], version: str | None = None) -> Prepared:
+    prompt = PROMPTS.get(REGISTRY[task].prompt, version)
+    return PREPARER.prepare_input(Choice(REGISTRY[task], prompt, prompt.file.model), values)
 
 
 @pytest.mark.parametrize(("task", "version"), VERSIONS)
@@ -43,7 +35,7 @@ def test_every_sample_becomes_a_request(task: str, version: str) -> None:
 
     assert len(samples) >= 10
     for values in samples:
-        request = prepared(claim(task, values, prompt_version=version)).request
+        request = prepared(task, values, version).request
         for value in values.values():
             for text in value if isinstance(value, list) else [str(value)]:
                 assert text in request.user
@@ -52,7 +44,7 @@ def test_every_sample_becomes_a_request(task: str, version: str) -> None:
 
 @pytest.mark.parametrize(("task", "version"), VERSIONS)
 def test_the_system_prompt_states_the_output_s_format(task: str, version: str) -> None:
-    request = prepared(claim(task, load_samples(task)[0], prompt_version=version)).request
+    request = prepared(task, load_samples(task)[0], version).request
 
     assert json.dumps(request.schema, ensure_ascii=False, separators=(",", ":")) in request.system
 
@@ -91,19 +83,9 @@ def test_every_version_names_a_model_with_a_price_and_fits_a_plain_request(promp
     assert prompt.file.max_tokens <= 21_333  # above, the SDK refuses a request without a stream
 
 
-@pytest.mark.parametrize(
-    ("options", "kind"),
-    [
-        ({"task": "translate_text"}, "unknown_task"),
-        ({"prompt_version": "99"}, "unknown_prompt_version"),
-        ({"values": {"text": 1}}, "invalid_input"),
-        ({"values": {}}, "invalid_input"),
-    ],
-)
-def test_a_row_that_cannot_become_a_request_says_why(options: dict[str, Any], kind: str) -> None:
-    values = options.pop("values", load_samples("summarize_text")[0])
-
+@pytest.mark.parametrize("values", [{"text": 1}, {}])
+def test_an_input_that_does_not_fit_says_why(values: dict[str, Any]) -> None:
     with pytest.raises(Unrunnable) as caught:
-        prepared(claim(options.pop("task", "summarize_text"), values, **options))
+        prepared("summarize_text", values)
 
-    assert caught.value.failure.type == kind
+    assert caught.value.failure.type == "invalid_input"

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 import tasks
-from worker.engine.prepare import Choice, Preparer
+from worker.engine.choose import Choice
+from worker.engine.prepare import Preparer
 from worker.engine.prompts import PromptLibrary
 from worker.engine.recordings import FOLDER, choices, load_recordings, path_of, replay
 from worker.engine.registry import Registry

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 CacheLifetime = Literal["5m", "1h"]
+
+
+class Correction(NamedTuple):
+    """A reply that could not be used, and what Claude is told about it."""
+
+    bad_output: str
+    instruction: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +21,10 @@ class Request:
     """What is sent to `POST /v1/messages`.
 
     `schema` is what `worker.claude.schema.for_api` made of the output model. `user_id` goes out
-    as `metadata.user_id`: it must be an opaque id, never a name or an address. `correction` is a
-    reply that could not be used, and what Claude is told about it. `cache` keeps the system prompt,
-    which is the same for every input, in Claude's prompt cache for so long; a prefix shorter than
-    the model's minimum (512 to 4,096 tokens) is not cached, and nothing says so but the usage.
+    as `metadata.user_id`: it must be an opaque id, never a name or an address. `cache` keeps the
+    system prompt, which is the same for every input, in Claude's prompt cache for so long; a prefix
+    shorter than the model's minimum (512 to 4,096 tokens) is not cached, and nothing says so but
+    the usage.
     """
 
     model: str
@@ -28,7 +35,7 @@ class Request:
     effort: str | None = None
     user_id: str | None = None
     cache: CacheLifetime | None = None
-    correction: tuple[str, str] | None = None
+    correction: Correction | None = None
 
     def input_characters(self) -> int:
         """The length of what this request sends, without a correction."""

@@ -1,4 +1,4 @@
-"""Setting up: the schema, the settings, the lock file of prompts."""
+"""Setting up: the schema and the settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from sqlalchemy import make_url
 
 from worker.claude.price_overrides import load_overrides
 from worker.cli.output import err, out, table
-from worker.engine import promptlock
-from worker.engine.prompts import get_prompts
 from worker.settings import Settings, get_settings, variable_name
 from worker.storage import schema
 from worker.storage.engine import transaction
-
-prompts = typer.Typer(help="Look after the prompts.", no_args_is_help=True)
 
 
 def migrate(
@@ -59,20 +55,3 @@ def _masked(value: object) -> str:
         shown = make_url(value).render_as_string(hide_password=True)
         return re.sub(r"(?<=password=)[^&]*", "***", shown)
     return str(value)
-
-
-@prompts.command("lock")
-def lock() -> None:
-    """Record the hash of every new prompt version; from then on it is immutable."""
-    added = promptlock.lock(get_prompts(), get_settings().prompts_dir)
-    for name in added:
-        err.print(f"locked {name}")
-    if not added:
-        err.print("nothing to do: every version is locked")
-
-
-@prompts.command("check")
-def check() -> None:
-    """Check that no locked version was edited or removed, and that every version is locked."""
-    promptlock.check(get_prompts(), get_settings().prompts_dir)
-    err.print("every prompt version is locked and unchanged")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import admin, alerts, enqueue, fleet, inspect, operate, usage
+from worker.cli import admin, alerts, enqueue, fleet, inspect, operate, prompts, usage
 
 app = typer.Typer(
     name="claude-jobs",
@@ -29,6 +29,6 @@ app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
-app.add_typer(admin.prompts, name="prompts")
+app.add_typer(prompts.prompts, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,8 +10,10 @@ import typer
 from rich.markup import escape
 from sqlalchemy import RowMapping
 
+from worker.claude.request import Request
 from worker.cli.output import as_json, check_database, money, out, styled_state, table, when
 from worker.engine.registry import load_registry
+from worker.engine.reproduce import reproduce
 from worker.errors import InvalidInput
 from worker.storage import read
 from worker.storage.engine import transaction
@@ -31,12 +34,26 @@ def parse_id(value: str) -> UUID:
 
 def show(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="The exact text that was sent to Claude.")
+    ] = False,
+    call: Annotated[
+        str | None,
+        typer.Option(metavar="ATTEMPT.CALL", help="With --prompt: this call, not the last one."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show a job: its state, its calls to Claude and what they cost, its output or its error."""
     check_database()
+    if call is not None and not prompt:
+        raise InvalidInput("--call goes with --prompt")
     with transaction() as connection:
         job, calls = read.job_details(connection, parse_id(job_id))
+        if prompt:
+            made = _which(calls, call)
+            sent = reproduce(connection, load_registry(), dict(job), dict(made))
+            _print_request(sent, json=json)
+            return
     if json:
         typer.echo(as_json({**job, "calls": [dict(call) for call in calls]}))
         return
@@ -54,8 +71,34 @@ def show(
         out.print(f"\n[bold]output[/]\n{escape(as_json(job['output']))}")
 
 
+def _which(calls: Sequence[RowMapping], wanted: str | None) -> RowMapping:
+    """The call that was asked for, or else the one that the result came from: the last."""
+    if not calls:
+        raise InvalidInput("nothing was sent to Claude for this job yet")
+    if wanted is None:
+        return calls[-1]
+    for row in calls:
+        if wanted == f"{row['attempt']}.{row['call']}":
+            return row
+    made = ", ".join(f"{row['attempt']}.{row['call']}" for row in calls)
+    raise InvalidInput(f"the job has no call {wanted!r}; it has {made}")
+
+
+def _print_request(sent: Request, *, json: bool) -> None:
+    parameters = sent.parameters()
+    if json:
+        typer.echo(as_json(parameters))
+        return
+    effort = f", effort {sent.effort}" if sent.effort else ""
+    out.print(f"[bold]model[/] {sent.model}, max_tokens {sent.max_tokens:,}{effort}")
+    out.print(f"\n[bold]system[/]\n{escape(sent.system)}")
+    for message in parameters["messages"]:
+        out.print(f"\n[bold]{message['role']}[/]\n{escape(message['content'])}")
+
+
 def _facts(job: RowMapping) -> list[tuple[str, str]]:
-    prompt = job["result_prompt_version"] or job["prompt_version"] or "current"
+    prompt = job["result_prompt_version"] or job["prompt_version"] or "the one that serves"
+    variant = f" ({job['variant']})" if job["variant"] else ""
     model = job["result_model"] or job["model"] or "of the prompt"
     return [
         ("job", str(job["id"])),
@@ -63,7 +106,7 @@ def _facts(job: RowMapping) -> list[tuple[str, str]]:
         ("state", styled_state(job["state"])),
         ("attempts", f"{job['attempt']} of {job['max_attempts']}, {job['rescues']} rescues"),
         ("user", escape(job["user_id"] or "-")),
-        ("prompt", escape(f"{prompt}, model {model}")),
+        ("prompt", escape(f"{prompt}{variant}, model {model}")),
         ("created", when(job["created_at"])),
         ("started", when(job["started_at"])),
         ("finished", when(job["finished_at"])),

@@ -9,6 +9,7 @@ from traceback import extract_tb
 from uuid import UUID
 
 import structlog
+from sqlalchemy import Connection
 
 from worker.claude.call import Patience, call_claude
 from worker.claude.clients import ClientStack
@@ -19,24 +20,19 @@ from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
 from worker.engine.budget import Spent
-from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NoCapacity
+from worker.engine.choose import Chooser, UnfitRelease, Unrunnable
+from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSent
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
-from worker.engine.prepare import Prepared, Preparer, Unrunnable
+from worker.engine.prepare import Prepared, Preparer
+from worker.engine.records import record_of, record_of_failure
 from worker.engine.registry import AnyTask
-from worker.engine.settling import (
-    NOT_OURS,
-    Ended,
-    OpenCall,
-    Settler,
-    record_of,
-    record_of_failure,
-)
+from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
 from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
-from worker.storage.claim import claim_job, open_call
+from worker.storage.claim import Claim, claim_job, open_call
 from worker.storage.dispatch import recall
 from worker.storage.engine import transaction
 from worker.storage.settle import CallRecord
@@ -46,6 +42,8 @@ log = structlog.get_logger(__name__)
 #: A job that was claimed just before its task was paused; the relay holds it from then on. One that
 #: is pinned to a version whose model is paused, which the relay does not know, comes back so often.
 _PAUSED_SECONDS = 1.0
+#: One whose released prompt version does not run here: perhaps another worker is newer.
+_UNFIT_SECONDS = 5.0
 
 
 class Attempts:
@@ -54,6 +52,7 @@ class Attempts:
     def __init__(
         self,
         settings: Settings,
+        chooser: Chooser,
         preparer: Preparer,
         clients: ClientStack,
         gate: Gate,
@@ -62,6 +61,7 @@ class Attempts:
         worker: str,
     ) -> None:
         self._settings = settings
+        self._chooser = chooser
         self._preparer = preparer
         self._clients = clients
         self._gate = gate
@@ -97,10 +97,11 @@ class Attempts:
             except CallFailed as failed:
                 record = record_of_failure(failed)
                 return self._settler.after_failure(opened, record, failed.failure, failed.facts)
-            except NoCapacity as full:
-                return self._settler.put_back(opened, full.wait)
+            except NotSent as held:
+                return self._settler.put_back(opened, held.wait, held.failure)
             except Rejected as rejected:
-                record = record_of(reply, rejected.outcome)
+                failed_checks = rejected.failed_checks
+                record = record_of(reply, rejected.outcome, failed_checks=failed_checks)
                 following = follow_up(opened.after(record), request, reply, rejected)
                 if following is None:
                     facts = CallFacts("transient" if rejected.retryable else "terminal")
@@ -125,9 +126,14 @@ class Attempts:
             stream = opened.claim.stream
             return call_claude(self._clients, request, patience, control, stream=stream)
 
-        prompt = opened.choice.prompt
-        longest = LONGEST_WAIT if opened.is_first() else LONGEST_FOLLOW_UP_WAIT
-        return self._gate.call(request, f"{prompt.name}/{prompt.version}", control, send, longest)
+        def wanted() -> bool:
+            # A follow-up mends what is paid for already.
+            return not first or self._chooser.still_holds(opened.claim, opened.choice)
+
+        prompt, first = opened.choice.prompt, opened.is_first()
+        longest = LONGEST_WAIT if first else LONGEST_FOLLOW_UP_WAIT
+        name = f"{prompt.name}/{prompt.version}"
+        return self._gate.call(request, name, control, send, longest_wait=longest, wanted=wanted)
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
@@ -160,24 +166,17 @@ class Attempts:
             if claim is None:
                 return NOT_OURS
             try:
-                choice = self._preparer.choose(claim)
+                choice = self._chooser.choose(connection, claim)
             except Unrunnable as error:
                 failure = error.failure
                 settle.fail(connection, claim, None, None, error=failure.as_json(claim.attempt))
                 log.error("job failed", error=failure.type, summary=failure.summary)
                 return Ended("failed", failure)
+            except UnfitRelease as error:
+                return _snooze(connection, claim, error.failure, _UNFIT_SECONDS)
             if pause := claim.is_paused(choice.model):
                 failure = Failure("paused", f"{pause} is paused")
-                settle.requeue(
-                    connection,
-                    claim,
-                    None,
-                    None,
-                    after=_PAUSED_SECONDS,
-                    error=None,
-                    refund_attempt=True,
-                )
-                return Ended("snoozed", failure, _PAUSED_SECONDS)
+                return _snooze(connection, claim, failure, _PAUSED_SECONDS)
             usage_id = open_call(
                 connection,
                 claim,
@@ -186,6 +185,8 @@ class Attempts:
                 prompt=choice.prompt.name,
                 prompt_version=choice.prompt.version,
                 prompt_sha256=choice.prompt.sha256,
+                variant=choice.variant,
+                schema_sha256=self._preparer.schemas[task.name].sha256,
             )
         return OpenCall(claim, choice, usage_id, Spent.before(claim))
 
@@ -205,6 +206,12 @@ def follow_up(
         case "fall_back":
             return followup.fall_back(request, prompt)
     return None
+
+
+def _snooze(connection: Connection, claim: Claim, failure: Failure, after: float) -> Ended:
+    """Put a job back, before any call was opened, that cannot run now; it costs no attempt."""
+    settle.requeue(connection, claim, None, None, after=after, error=None, refund_attempt=True)
+    return Ended("snoozed", failure, after)
 
 
 def _hand_back(job_id: UUID) -> Ended:

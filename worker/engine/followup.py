@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worker.claude.request import Request
+from worker.claude.request import Correction, Request
 from worker.engine.prompts import Prompt
 
 #: A repair's input is at most so many times the original's.
@@ -43,7 +43,7 @@ def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) ->
         return None
     if len(bad_output) > room:
         bad_output = bad_output[:room] + _CLIPPED
-    return replace(request, correction=(bad_output, _INSTRUCTION.replace("{}", listed)))
+    return replace(request, correction=Correction(bad_output, _INSTRUCTION.replace("{}", listed)))
 
 
 def _clip(text: str) -> str:

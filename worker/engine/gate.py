@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar
 
 from worker.claude.failures import CallFailed, aborted
 from worker.claude.inflight import CallControl
 from worker.claude.reply import Reply, Tokens
 from worker.claude.request import Request
+from worker.errors import Failure
 from worker.limits.classes import model_class
 from worker.limits.estimates import Estimates
 from worker.limits.limiter import Limiter
@@ -29,12 +31,26 @@ _LEAST_SNOOZE = 1.0
 RAMP_LIMIT = "ramp_limit_exceeded"
 
 
-class NoCapacity(Exception):
-    """The limits have no room for the request soon; they may after `wait` seconds."""
+class NotSent(Exception):
+    """A request that was held back: it may be worth another try after `wait` seconds."""
 
-    def __init__(self, wait: float) -> None:
-        super().__init__(f"no capacity for {wait:.1f} s")
+    failure: ClassVar[Failure]
+
+    def __init__(self, wait: float = 0.0) -> None:
+        super().__init__(f"{self.failure.summary}: wait {wait:.1f} s")
         self.wait = wait
+
+
+class NoCapacity(NotSent):
+    """The limits have no room for the request soon."""
+
+    failure = Failure("no_capacity", "the rate limit is used up")
+
+
+class Superseded(NotSent):
+    """The request is not wanted any more."""
+
+    failure = Failure("superseded", "another prompt version was released while the job waited")
 
 
 class Gate:
@@ -50,19 +66,25 @@ class Gate:
         prompt: str,
         control: CallControl,
         make: Callable[[], Reply],
+        *,
         longest_wait: float = LONGEST_WAIT,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Reply:
         """The reply that `make` gets for `request`, once it may be sent.
 
-        `prompt` is the prompt version, whose earlier calls tell what this one will cost.
+        `prompt` is the prompt version, whose earlier calls tell what this one will cost; `wanted`
+        is asked at the last moment, since the wait may have been long.
 
         Raises:
-            NoCapacity: it may not be sent soon; nothing was.
+            NotSent: it may not be sent soon, or was not wanted any more.
             CallFailed: as `make` raises it, or because the call was ended while it waited.
         """
         key, characters = f"{prompt} {request.model}", request.prompt_characters()
         expected = self._estimates.estimate(key, characters, request.max_tokens)
         reservation = self._enter(request.model, expected, control, longest_wait)
+        if not wanted():
+            self._limiter.release(reservation)
+            raise Superseded
         try:
             reply = make()
         except CallFailed as failed:

@@ -37,7 +37,8 @@ class Accepted:
 class Rejected(Exception):
     """A reply that must not become a result.
 
-    `remedy` is what can be tried within the attempt; `problems` is what a repair is told.
+    `remedy` is what can be tried within the attempt; `problems` is what a repair is told;
+    `failed_checks` names the checks that found them, if it was checks.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Rejected(Exception):
         failure: Failure,
         remedy: Remedy,
         problems: list[dict[str, str]] | None = None,
+        failed_checks: Sequence[str] = (),
     ) -> None:
         super().__init__(failure.summary)
         self.outcome = outcome
         self.failure = failure
         self.remedy = remedy
         self.problems = problems or []
+        self.failed_checks = failed_checks
 
     @property
     def retryable(self) -> bool:
@@ -89,7 +92,7 @@ def judge(
             summary = f"check {check.__name__} failed"
             failure = Failure("invalid_output", summary, f"{summary}: {wrong}", reply.request_id)
             problem = {"path": check.__name__, "problem": wrong}
-            raise Rejected("invalid_output", failure, "repair", [problem])
+            raise Rejected("invalid_output", failure, "repair", [problem], [check.__name__])
     for check in warnings:
         if wrong := _run(check, task_input, output, reply):
             noted.append({"check": check.__name__, "problem": wrong})
@@ -102,7 +105,7 @@ def _run(check: Check, task_input: BaseModel, output: BaseModel, reply: Reply) -
     except Exception as error:  # a check is the task author's code
         summary = f"check {check.__name__} raised {type(error).__name__}"
         failure = Failure("check_error", summary, f"{summary}: {error}", reply.request_id)
-        raise Rejected("invalid_output", failure, "none") from None
+        raise Rejected("invalid_output", failure, "none", failed_checks=[check.__name__]) from None
 
 
 def _rejection(reading: Reading, model: type[BaseModel], reply: Reply) -> Rejected:

@@ -11,27 +11,11 @@ from pydantic import BaseModel
 
 from worker.claude.request import Request
 from worker.claude.schema import for_api
-from worker.engine.prompts import Prompt
-from worker.engine.registry import AnyTask, Registry
-from worker.errors import ClaudeJobsError, Failure, InvalidInput, UnknownPromptVersion, UnknownTask
+from worker.engine.choose import Choice, Unrunnable, unrunnable
+from worker.engine.registry import Registry
+from worker.engine.rendering import OutputSchema, render_request
+from worker.errors import Failure, InvalidInput
 from worker.storage.claim import Claim
-
-
-class Unrunnable(Exception):
-    """The row cannot become a request; another attempt would find the same."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.summary)
-        self.failure = failure
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a claim runs with; chosen from the row alone, without touching its input."""
-
-    task: AnyTask
-    prompt: Prompt
-    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +27,10 @@ class Prepared:
 
 
 class Preparer:
-    """Prepares claims with the tasks and prompts of this process."""
+    """Prepares claims with the tasks of this process."""
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._schemas = {name: for_api(task.output) for name, task in registry.items()}
-        self._schema_texts = {
-            name: json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-            for name, schema in self._schemas.items()
-        }
-
-    def choose(self, claim: Claim) -> Choice:
-        """The task, the prompt version and the model of a claim.
-
-        Raises:
-            Unrunnable: the task or the version is unknown.
-        """
-        try:
-            task = self._registry[claim.task]
-            prompt = self._registry.prompts.get(task.prompt, claim.prompt_version)
-        except UnknownTask as error:
-            raise _unrunnable("unknown_task", error) from None
-        except UnknownPromptVersion as error:
-            raise _unrunnable("unknown_prompt_version", error) from None
-        return Choice(task, prompt, claim.model or prompt.file.model)
+        self.schemas = {name: _schema_of(task.output) for name, task in registry.items()}
 
     def prepare(self, claim: Claim, choice: Choice) -> Prepared:
         """Validate the input again – it may have come by SQL – and render the prompt with it.
@@ -83,7 +47,7 @@ class Preparer:
         try:
             task_input = choice.task.parse_input(values)
         except InvalidInput as error:
-            raise _unrunnable("invalid_input", error) from None
+            raise unrunnable("invalid_input", error) from None
         except Exception as error:  # a validator is the task author's code
             summary = f"the input model of {choice.task.name} failed"
             message = f"{summary}: {type(error).__name__}: {error}"
@@ -91,26 +55,14 @@ class Preparer:
         return Prepared(task_input, self._request(choice, task_input, user_id))
 
     def _request(self, choice: Choice, given: BaseModel, user_id: str | None) -> Request:
-        task, prompt = choice.task, choice.prompt
-        values: dict[str, Any] = given.model_dump()
         try:
-            system, user = prompt.render(values, self._schema_texts[task.name])
+            schema = self.schemas[choice.task.name]
+            return render_request(choice.prompt, choice.model, given.model_dump(), schema, user_id)
         except Exception as error:  # a template is code: it may fail in any way
-            summary = f"the template of {prompt.name}/{prompt.version} failed"
+            summary = f"the template of {choice.prompt.name}/{choice.prompt.version} failed"
             message = f"{summary}: {type(error).__name__}: {error}"
             raise Unrunnable(Failure("template_error", summary, message)) from None
-        return Request(
-            model=choice.model,
-            max_tokens=prompt.file.max_tokens,
-            system=system,
-            user=user,
-            schema=self._schemas[task.name],
-            effort=prompt.file.effort,
-            user_id=user_id,
-            cache=prompt.file.cache,
-        )
 
 
-def _unrunnable(kind: str, error: ClaudeJobsError) -> Unrunnable:
-    # An input error quotes field names and limits, never a value; still, it stays in Postgres.
-    return Unrunnable(Failure(kind, kind.replace("_", " "), str(error)))
+def _schema_of(model: type[BaseModel]) -> OutputSchema:
+    return OutputSchema(json.dumps(for_api(model), ensure_ascii=False, separators=(",", ":")))

@@ -151,6 +151,10 @@ class PromptLibrary:
             )
         return list(self._prompts[name])
 
+    def has(self, name: str, version: str) -> bool:
+        """Whether the prompt has that version."""
+        return version in self._prompts.get(name, ())
+
     def get(self, name: str, version: str | None = None) -> Prompt:
         """That version of a prompt, or its highest.
 

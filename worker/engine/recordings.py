@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.claude.reply import MalformedReply, Reply, read_message
 from worker.engine.checks import in_words, problems_of
+from worker.engine.choose import Choice, Unrunnable
 from worker.engine.judge import Accepted, Rejected, judge
-from worker.engine.prepare import Choice, Preparer, Unrunnable
+from worker.engine.prepare import Preparer
 from worker.engine.prompts import Prompt
 from worker.engine.registry import AnyTask, Registry
 from worker.errors import ConfigurationError, Failure

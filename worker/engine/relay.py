@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import psycopg
 import structlog
 
 from worker.engine.dispatch import Capacity, Dispatcher, unlimited
@@ -16,6 +15,7 @@ from worker.engine.loops import Loop
 from worker.settings import Settings
 from worker.storage.dispatch import Dispatched, recall
 from worker.storage.engine import transaction
+from worker.storage.listener import Listener
 
 log = structlog.get_logger(__name__)
 
@@ -53,22 +53,18 @@ class Relay(Loop):
         self._settings = settings
         self._publish = publish
         self._dispatcher = Dispatcher(settings, models or {}, capacity)
-        self._listener: psycopg.Connection | None = None
+        self._listener = Listener(settings.database_url, CHANNEL, self.name)
         self._broker_down = False
         self._in_vain = 0
 
     def stop(self, timeout: float = 5.0) -> None:
         super().stop(timeout)
-        if timeout and self._listener is not None:
+        if timeout:
             self._listener.close()
 
     def step(self) -> float:
-        listener = self._listen()
-        if pause := self.dispatch():
-            for _ in listener.notifies(timeout=pause, stop_after=1):
-                pass
-        for _ in listener.notifies(timeout=0):
-            pass  # a burst of notifications is one reason to look
+        self._listener.connect()
+        self._listener.wait(self.dispatch())
         return 0.0
 
     def dispatch(self) -> float:
@@ -102,14 +98,3 @@ class Relay(Loop):
             self._broker_down = True
             log.error("broker unreachable: jobs wait in Postgres")
         return False
-
-    def _listen(self) -> psycopg.Connection:
-        if self._listener is None or self._listener.closed:
-            self._listener = psycopg.connect(
-                self._settings.database_url,
-                autocommit=True,
-                application_name="claude-jobs relay",
-                connect_timeout=10,
-            )
-            self._listener.execute(f"LISTEN {CHANNEL}")
-        return self._listener

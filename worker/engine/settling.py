@@ -12,17 +12,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
 from worker.claude.facts import CallFacts
-from worker.claude.failures import CallFailed
-from worker.claude.pricing import cost_usd, price_version
 from worker.claude.reply import Reply, describe
 from worker.claude.request import Request
 from worker.engine.budget import Spent
 from worker.engine.checks import storable
+from worker.engine.choose import Choice
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Remedy
 from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
-from worker.engine.prepare import Choice
+from worker.engine.records import record_of
 from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, Snooze
 from worker.storage import control, settle
 from worker.storage.claim import Claim
@@ -44,7 +43,6 @@ class Ended:
 
 
 NOT_OURS = Ended("not_ours")
-_NO_CAPACITY = Failure("no_capacity", "the rate limit is used up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +89,15 @@ class Settler:
         log.error("job failed", error=failure.type, summary=failure.summary)
         return Ended("failed", failure)
 
-    def put_back(self, opened: OpenCall, after: float) -> Ended:
-        """Return a job whose next call may not be sent for `after` seconds.
+    def put_back(self, opened: OpenCall, after: float, why: Failure) -> Ended:
+        """Return a job whose next call may not be sent for `after` seconds, for the reason `why`.
 
         It costs no attempt, unless the attempt has made calls already: those were paid for. It
         fails when its deadline comes before, or when that was its last attempt.
         """
         claim, unspent = opened.claim, opened.is_first()
         if after >= opened.seconds_left() or not (unspent or claim.attempt < claim.max_attempts):
-            return self.unrunnable(opened, _NO_CAPACITY)
+            return self.unrunnable(opened, why)
 
         def requeue(connection: Connection) -> bool:
             held = settle.requeue(
@@ -117,14 +115,21 @@ class Settler:
 
         if not self._write(requeue):
             return _lost_claim()
-        log.info("job snoozed", after=round(after, 3), summary=_NO_CAPACITY.summary)
-        return Ended("snoozed", _NO_CAPACITY, after)
+        log.info("job snoozed", after=round(after, 3), summary=why.summary)
+        return Ended("snoozed", why, after)
 
     def next_call(self, opened: OpenCall, record: CallRecord, request: Request) -> OpenCall | None:
         """Complete the open call and open one for `request`; None when the claim was lost."""
+        correction = request.correction and request.correction._asdict()
         usage_id = self._write(
             lambda connection: settle.next_call(
-                connection, opened.claim, opened.usage_id, record, model=request.model
+                connection,
+                opened.claim,
+                opened.usage_id,
+                record,
+                model=request.model,
+                max_tokens=request.max_tokens,
+                correction=correction,
             )
         )
         if usage_id is None:
@@ -147,6 +152,8 @@ class Settler:
                     warnings=accepted.warnings,
                     prompt=prompt.name,
                     prompt_version=prompt.version,
+                    prompt_sha256=prompt.sha256,
+                    variant=opened.choice.variant,
                     model=reply.model,
                 )
             )
@@ -232,40 +239,6 @@ class Settler:
                 reason=reason,
                 request_id=failure.request_id,
             )
-
-
-def record_of_failure(failed: CallFailed) -> CallRecord:
-    """The usage columns of a call that failed: what had arrived of its reply counts."""
-    if failed.partial is not None:
-        return record_of(failed.partial, failed.outcome, complete=False)
-    return CallRecord(
-        outcome=failed.outcome,
-        request_id=failed.failure.request_id,
-        latency_ms=failed.latency_ms,
-    )
-
-
-def record_of(reply: Reply, outcome: str, *, complete: bool = True) -> CallRecord:
-    """The usage columns of a call whose reply has arrived."""
-    tokens = reply.tokens
-    return CallRecord(
-        outcome=outcome,
-        request_id=reply.request_id,
-        model=reply.model,
-        input_tokens=tokens.input,
-        cache_read_tokens=tokens.cache_read,
-        cache_write_5m_tokens=tokens.cache_write_5m,
-        cache_write_1h_tokens=tokens.cache_write_1h,
-        output_tokens=tokens.output,
-        thinking_tokens=tokens.thinking,
-        cost_usd=cost_usd(reply.model, tokens),
-        price_version=price_version(),
-        stop_reason=reply.stop_reason,
-        service_tier=reply.service_tier,
-        latency_ms=reply.latency_ms,
-        first_token_ms=reply.first_token_ms,
-        complete=complete,
-    )
 
 
 def _over_budget(beyond: str, failure: Failure) -> Failure:

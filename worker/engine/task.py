@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from worker.engine.checks import in_words, problems_of, unstorable
 from worker.engine.job import Job
+from worker.engine.pins import parse_pin
 from worker.engine.policy import DEFAULT_BACKOFF, Backoff
 from worker.engine.prompts import get_prompts
 from worker.errors import ConfigurationError, InvalidInput
@@ -133,8 +134,10 @@ class Task(Generic[Input, Output]):
             UnknownPromptVersion: the prompt has no such version.
         """
         _check_options(options)
-        if version := options.get("prompt_version"):
-            get_prompts().get(self.prompt, version)
+        if pin := options.get("prompt_version"):
+            version, sha256 = parse_pin(pin)
+            if not sha256:  # an exact content may be known to the database alone
+                get_prompts().get(self.prompt, version)
 
     def new_job(self, values: Mapping[str, Any], **options: Any) -> NewJob:
         """A validated job, not inserted yet; `options` as for `enqueue`.
@@ -184,7 +187,8 @@ class Task(Generic[Input, Output]):
             lane: `interactive` or `batch`.
             run_at: not before then (with a time zone).
             idempotency_key: enqueueing again with the same key returns the same job.
-            prompt_version: pins a version; otherwise the current one at the time of the call.
+            prompt_version: pins a version (`1.2`, or `1.2@<beginning of its hash>`); otherwise the
+                one that serves when the job is claimed.
             model: overrides the prompt version's model.
             max_attempts: overrides the task's.
             stream: receive the reply as it is written, which costs the worker ten times the CPU:

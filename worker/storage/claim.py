@@ -14,7 +14,8 @@ from sqlalchemy import Connection, text
 class Claim:
     """A job that this worker owns until its lease runs out; `token` fences every later write.
 
-    `spent_tokens` and `spent_usd` are what its earlier calls used.
+    `spent_tokens` and `spent_usd` are what its earlier calls used; `newest_release` is the number
+    of the newest prompt release when it was claimed.
     """
 
     id: UUID
@@ -31,6 +32,7 @@ class Claim:
     spent_tokens: int
     spent_usd: Decimal
     paused: list[str]
+    newest_release: int
 
     def is_paused(self, model: str) -> str | None:
         """The pause that covers this job if it runs on `model`, as `scope:name`."""
@@ -56,7 +58,8 @@ WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested
 RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt, max_attempts,
           extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
           spent.tokens, spent.usd,
-          ARRAY(SELECT scope || ':' || name FROM pauses) AS paused
+          ARRAY(SELECT scope || ':' || name FROM pauses) AS paused,
+          (SELECT coalesce(max(id), 0) FROM prompt_releases) AS newest_release
 """)
 
 
@@ -86,9 +89,9 @@ def claim_job(
 
 _OPEN_CALL = text("""
 INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
-                   prompt_sha256)
+                   prompt_sha256, variant, schema_sha256)
 VALUES (:job_id, :task, :user_id, :attempt, :call, :model, :prompt, :prompt_version,
-        :prompt_sha256)
+        :prompt_sha256, :variant, :schema_sha256)
 RETURNING id
 """)
 
@@ -102,6 +105,8 @@ def open_call(
     prompt: str,
     prompt_version: str,
     prompt_sha256: str,
+    variant: str | None = None,
+    schema_sha256: str | None = None,
 ) -> int:
     """Record a call as `in_flight` and return the id of its usage row.
 
@@ -117,5 +122,7 @@ def open_call(
         "prompt": prompt,
         "prompt_version": prompt_version,
         "prompt_sha256": prompt_sha256,
+        "variant": variant,
+        "schema_sha256": schema_sha256,
     }
     return int(connection.execute(_OPEN_CALL, row).scalar_one())

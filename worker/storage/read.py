@@ -30,7 +30,7 @@ def outcome(connection: Connection, job_id: UUID) -> RowMapping:
 
 _JOB = text("""
 SELECT jobs.*, results.output, results.model AS result_model,
-       results.prompt_version AS result_prompt_version, results.source
+       results.prompt_version AS result_prompt_version, results.source, results.variant
 FROM jobs LEFT JOIN results ON results.job_id = jobs.id
 WHERE jobs.id = :id
 """)
@@ -48,6 +48,14 @@ def job_details(connection: Connection, job_id: UUID) -> tuple[RowMapping, Seque
     if job is None:
         raise JobNotFound(f"no job {job_id}: never committed, or pruned after its retention time")
     return job, connection.execute(_CALLS, {"id": job_id}).mappings().all()
+
+
+_FOLLOW_UP = text("SELECT model, max_tokens, correction FROM follow_ups WHERE usage_id = :id")
+
+
+def follow_up(connection: Connection, usage_id: int) -> RowMapping | None:
+    """What a call said that its prompt does not; None for the first call of an attempt."""
+    return connection.execute(_FOLLOW_UP, {"id": usage_id}).mappings().one_or_none()
 
 
 _LIST = text("""

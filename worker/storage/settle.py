@@ -37,6 +37,7 @@ class CallRecord:
     latency_ms: int | None = None
     first_token_ms: int | None = None
     complete: bool = False
+    failed_checks: Sequence[str] = ()
 
 
 _METERED = """
@@ -49,7 +50,8 @@ metered AS (
         output_tokens = :output_tokens, thinking_tokens = :thinking_tokens,
         cost_usd = :cost_usd, price_version = :price_version, stop_reason = :stop_reason,
         service_tier = :service_tier, latency_ms = :latency_ms,
-        first_token_ms = :first_token_ms, complete = :complete, finished_at = now()
+        first_token_ms = :first_token_ms, complete = :complete,
+        failed_checks = cast(:failed_checks AS text[]), finished_at = now()
     FROM settled
     WHERE usage.id = :usage_id AND usage.job_id = settled.id AND usage.outcome = 'in_flight'
 )"""
@@ -65,9 +67,9 @@ WITH settled AS (
     RETURNING id, task, user_id
 ), recorded AS (
     INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source,
-                         warnings)
+                         warnings, prompt_sha256, variant)
     SELECT id, task, user_id, cast(:output AS jsonb), :prompt, :prompt_version, :result_model,
-           :source, cast(:warnings AS jsonb)
+           :source, cast(:warnings AS jsonb), :prompt_sha256, :variant
     FROM settled
 ), {_METERED}
 SELECT count(*) FROM settled
@@ -77,13 +79,19 @@ SELECT count(*) FROM settled
 _NEXT_CALL = text(f"""
 WITH settled AS (
     SELECT id, task, user_id, attempt FROM jobs {_HELD} FOR UPDATE
-), {_METERED}
-INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
-                   prompt_sha256)
-SELECT settled.id, settled.task, settled.user_id, settled.attempt, before.call + 1, :next_model,
-       before.prompt, before.prompt_version, before.prompt_sha256
-FROM settled JOIN usage AS before ON before.id = :usage_id
-RETURNING id
+), {_METERED}, opened AS (
+    INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
+                       prompt_sha256, variant, schema_sha256)
+    SELECT settled.id, settled.task, settled.user_id, settled.attempt, before.call + 1,
+           :next_model, before.prompt, before.prompt_version, before.prompt_sha256,
+           before.variant, before.schema_sha256
+    FROM settled JOIN usage AS before ON before.id = :usage_id
+    RETURNING id, job_id
+), kept AS (
+    INSERT INTO follow_ups (usage_id, job_id, model, max_tokens, correction)
+    SELECT id, job_id, :next_model, :next_max_tokens, cast(:correction AS json) FROM opened
+)
+SELECT id FROM opened
 """)  # noqa: S608
 
 # A job that was cancelled while its call failed ends here: no claim would take it again.
@@ -129,6 +137,7 @@ _NO_CALL = CallRecord(outcome="ok")
 def _parameters(claim: Claim, usage_id: int | None, call: CallRecord | None) -> dict[str, Any]:
     record = call or _NO_CALL
     columns = {field.name: getattr(record, field.name) for field in fields(record)}
+    columns["failed_checks"] = list(record.failed_checks)
     return {**columns, "job_id": claim.id, "token": claim.token, "usage_id": usage_id}
 
 
@@ -142,6 +151,8 @@ def succeed(
     prompt: str,
     prompt_version: str,
     model: str,
+    prompt_sha256: str | None = None,
+    variant: str | None = None,
     warnings: Sequence[dict[str, str]] = (),
     source: str = "api",
 ) -> bool:
@@ -150,6 +161,8 @@ def succeed(
         "output": output,
         "prompt": prompt,
         "prompt_version": prompt_version,
+        "prompt_sha256": prompt_sha256,
+        "variant": variant,
         "result_model": model,
         "source": source,
         "warnings": json.dumps(list(warnings)),
@@ -201,10 +214,24 @@ def cancel(
 
 
 def next_call(
-    connection: Connection, claim: Claim, usage_id: int, call: CallRecord, *, model: str
+    connection: Connection,
+    claim: Claim,
+    usage_id: int,
+    call: CallRecord,
+    *,
+    model: str,
+    max_tokens: int,
+    correction: dict[str, str] | None,
 ) -> int | None:
-    """Complete a call's usage row and open the next call's; None when the claim was lost."""
-    parameters = _parameters(claim, usage_id, call) | {"next_model": model}
+    """Complete a call's usage row and open the next call's; None when the claim was lost.
+
+    What the next call says that its prompt does not is kept: `model`, `max_tokens`, `correction`.
+    """
+    parameters = _parameters(claim, usage_id, call) | {
+        "next_model": model,
+        "next_max_tokens": max_tokens,
+        "correction": None if correction is None else json.dumps(correction),
+    }
     opened = connection.execute(_NEXT_CALL, parameters).scalar_one_or_none()
     return None if opened is None else int(opened)
 

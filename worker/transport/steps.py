@@ -15,6 +15,7 @@ from worker.engine.leases import LeaseLoop
 from worker.engine.loops import Loop
 from worker.engine.maintenance import MaintenanceLoop
 from worker.engine.relay import Relay
+from worker.engine.serving import ServingLoop
 from worker.engine.webhook import DeliveryLoop
 from worker.settings import Settings
 from worker.storage.engine import transaction
@@ -59,6 +60,7 @@ class Engine:
         settings: Settings,
         holdings: Holdings,
         relay: Relay,
+        serving: ServingLoop,
         *,
         worker: str,
         slots: int,
@@ -67,6 +69,7 @@ class Engine:
         self._settings = settings
         self._holdings = holdings
         self._relay = relay
+        self._serving = serving
         self._worker = worker
         self._leases = LeaseLoop(settings, holdings, worker, slots)
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
@@ -78,6 +81,7 @@ class Engine:
         """Start all loops."""
         self._leases.start()
         self._maintenance.start()
+        self._serving.start()
         self._relay.start()
         for loop in self._alerts:
             loop.start()
@@ -101,6 +105,7 @@ class Engine:
     def stop(self) -> None:
         """End the loops; called when no task runs any more."""
         self._relay.stop()
+        self._serving.stop()
         self._maintenance.stop()
         self._leases.stop()
         for loop in self._alerts:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.engine.prepare import Choice, Preparer
+from worker.engine.choose import Choice
+from worker.engine.prepare import Preparer
 from worker.engine.prompts import PromptLibrary
 from worker.engine.recordings import (
     Recording,

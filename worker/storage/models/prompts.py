@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -66,7 +66,11 @@ class PromptReleaseRow(Base):
 
 
 class FollowUpRow(Base):
-    """What a call said that is not in its prompt: a repair's texts, or a higher `max_tokens`."""
+    """What a call said that is not in its prompt: a repair's texts, more room, another model.
+
+    `correction` holds the output that is to be corrected and what is wrong with it; json and not
+    jsonb, since a reply may hold a NUL.
+    """
 
     __tablename__ = "follow_ups"
 
@@ -74,8 +78,8 @@ class FollowUpRow(Base):
         BigInteger, ForeignKey("usage.id", ondelete="CASCADE"), primary_key=True
     )
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    model: Mapped[str]
     max_tokens: Mapped[int]
-    bad_output: Mapped[str | None]
-    instruction: Mapped[str | None]
+    correction: Mapped[dict[str, str] | None] = mapped_column(JSON)
 
     __table_args__ = (Index("follow_ups_by_job", "job_id"),)

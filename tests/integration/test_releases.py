@@ -1,0 +1,401 @@
+"""What serves is what was released last, for every claim that follows."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from tests.integration.steps import claim, dispatch, enqueue, new_job
+from worker.engine import releasing
+from worker.engine.catalog import Catalog, register
+from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
+from worker.engine.pins import pin_to
+from worker.engine.prompts import PromptLibrary
+from worker.engine.registry import Registry
+from worker.engine.serving import ServedModels, Serving
+from worker.engine.task import Task, TaskInput, TaskOutput
+from worker.errors import InvalidInput, UnknownPromptVersion
+from worker.storage import releases
+from worker.storage.engine import transaction
+
+WHO = {"by": "ada"}
+
+
+class Text(TaskInput):
+    text: str
+
+
+class Answer(TaskOutput):
+    answer: str
+
+
+TASK = Task(name="t", input=Text, output=Answer)
+
+
+def write(folder: Path, version: str, model: str = "m", template: str = "{{ text }}") -> None:
+    (folder / "t").mkdir(exist_ok=True)
+    content = f"model = '{model}'\nmax_tokens = 9\nsystem = 's'\ntemplate = '{template}'\n"
+    (folder / "t" / f"{version}.toml").write_text(content)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> PromptLibrary:
+    """Versions 1.0, 1.1 and 1.2 of the prompt `t`."""
+    for version in ("1.0", "1.1", "1.2"):
+        write(tmp_path, version, model=f"model-{version}", template=f"{{{{ text }}}} {version}")
+    return PromptLibrary.load(tmp_path)
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with transaction(engine) as connection:
+        yield connection
+
+
+class Process:
+    """What a worker process knows."""
+
+    def __init__(self, library: PromptLibrary) -> None:
+        self.registry = Registry({"t": TASK}, library)
+        self.serving, self.catalog = Serving(), Catalog(library)
+        self.chooser = Chooser(self.registry, self.serving, self.catalog)
+
+    def choose(self, engine: Engine, **options: Any) -> Choice:
+        """The choice for a job that is enqueued, dispatched and claimed now."""
+        (job_id,) = enqueue(engine, new_job(**options))
+        with transaction(engine) as connection:
+            dispatch(connection)
+        with transaction(engine) as connection:
+            taken = claim(connection, job_id)
+            assert taken is not None
+            return self.chooser.choose(connection, taken)
+
+
+def put(engine: Engine, library: PromptLibrary, **shares: float) -> releases.Release:
+    """Release versions, as `v1_0=90`."""
+    points = {name[1:].replace("_", "."): round(percent * 100) for name, percent in shares.items()}
+    with transaction(engine) as connection:
+        return releasing.release(connection, library, "t", points, **WHO)
+
+
+def back(engine: Engine, library: PromptLibrary, *version: str) -> releases.Release:
+    with transaction(engine) as connection:
+        made = releasing.rollback(connection, library, "t", *version, **WHO)
+    assert made is not None
+    return made
+
+
+def test_without_a_release_the_highest_version_serves(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    chosen = Process(library).choose(engine)
+
+    assert (chosen.prompt.version, chosen.variant, chosen.model) == ("1.2", "highest", "model-1.2")
+
+
+def test_a_claim_knows_a_release_that_its_process_has_not_heard_of(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    process = Process(library)
+    assert process.choose(engine).prompt.version == "1.2"
+
+    made = put(engine, library, v1_0=100)
+    chosen = process.choose(engine)
+    assert (chosen.prompt.version, chosen.variant) == ("1.0", f"release:{made.id}")
+
+    put(engine, library, v1_1=100)
+    assert process.choose(engine).prompt.version == "1.1"
+    back(engine, library)
+    assert process.choose(engine).prompt.version == "1.0"
+
+
+def test_a_pinned_job_gets_its_version_whatever_serves(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    put(engine, library, v1_0=100)
+
+    chosen = Process(library).choose(engine, prompt_version="1.1")
+
+    assert (chosen.prompt.version, chosen.variant) == ("1.1", "pinned")
+
+
+def test_users_keep_their_version_and_only_the_shifted_share_moves(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    process, users = Process(library), [f"user-{n}" for n in range(400)]
+
+    def versions() -> dict[str, str | None]:
+        with transaction(engine) as connection:
+            process.serving.keep_up(connection, releases.newest_id(connection))
+        some_job = new_job().id
+        return {user: process.serving.pick("t", user, some_job).version for user in users}
+
+    put(engine, library, v1_0=90, v1_1=10)
+    tenth = versions()
+    put(engine, library, v1_0=70, v1_1=30)
+    third = versions()
+
+    assert 20 < Counter(tenth.values())["1.1"] < 65
+    moved = {user for user in users if tenth[user] != third[user]}
+    assert {(tenth[user], third[user]) for user in moved} == {("1.0", "1.1")}
+    assert 50 < len(moved) < 115
+    back(engine, library)
+    assert versions() == tenth
+    assert process.choose(engine, user_id="user-1").prompt.version == tenth["user-1"]
+
+
+def test_jobs_without_a_user_are_spread_by_their_id(
+    engine: Engine, library: PromptLibrary, connection: Connection
+) -> None:
+    process = Process(library)
+    put(engine, library, v1_0=50, v1_1=50)
+    process.serving.keep_up(connection, releases.newest_id(connection))
+
+    counted = Counter(process.serving.pick("t", None, new_job().id).version for _ in range(400))
+
+    assert counted.keys() == {"1.0", "1.1"}
+    assert min(counted.values()) > 140
+
+
+def test_a_version_that_the_folder_lacks_is_read_from_the_database(
+    engine: Engine, library: PromptLibrary, tmp_path: Path
+) -> None:
+    """A worker that was deployed before the version was written serves it all the same."""
+    old = tmp_path / "old"
+    old.mkdir()
+    write(old, "1.0")
+    process = Process(PromptLibrary.load(old))
+    put(engine, library, v1_2=100)
+
+    chosen = process.choose(engine)
+
+    assert chosen.prompt.sha256 == library.get("t", "1.2").sha256
+    assert chosen.prompt.render({"text": "x"}, "") == ("s", "x 1.2")
+
+
+def test_a_draft_is_run_as_it_was_when_it_was_pinned(
+    engine: Engine, library: PromptLibrary, tmp_path: Path
+) -> None:
+    process = Process(library)
+    drafts = []
+    for template in ("first {{ text }}", "second {{ text }}"):
+        write(tmp_path, "2.0", template=template)
+        draft = PromptLibrary.load(tmp_path).get("t", "2.0")
+        with transaction(engine) as connection:
+            register(connection, [draft])
+        drafts.append(draft)
+
+    for draft in drafts:
+        assert process.choose(engine, prompt_version=pin_to(draft)).prompt.file == draft.file
+
+
+@pytest.mark.parametrize("pin", ["9.9", "9.9@0123456789ab", "1.0@0123456789ab", "1.0@xyz", "@"])
+def test_a_pin_to_nothing_fails_the_job(engine: Engine, library: PromptLibrary, pin: str) -> None:
+    with pytest.raises(Unrunnable) as caught:
+        Process(library).choose(engine, prompt_version=pin)
+
+    assert caught.value.failure.type == "unknown_prompt_version"
+
+
+def test_an_unknown_task_fails_the_job(engine: Engine, library: PromptLibrary) -> None:
+    with pytest.raises(Unrunnable) as caught:
+        Process(library).choose(engine, task="translate")
+
+    assert caught.value.failure.type == "unknown_task"
+
+
+def test_a_released_version_that_does_not_fit_makes_its_jobs_wait(
+    engine: Engine, library: PromptLibrary, tmp_path: Path
+) -> None:
+    write(tmp_path, "3.0", template="{{ text }} {{ language }}")
+    newer = PromptLibrary.load(tmp_path)
+    process = Process(library)
+    put(engine, newer, v3_0=100)
+
+    with pytest.raises(UnfitRelease) as caught:
+        process.choose(engine)
+
+    assert "the template uses language, which the input model lacks" in str(
+        caught.value.failure.message
+    )
+    back(engine, library, "1.0")
+    assert process.choose(engine).prompt.version == "1.0"
+
+
+def test_a_version_that_somebody_changed_in_the_database_is_not_used(
+    engine: Engine, library: PromptLibrary, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    write(old, "1.0")
+    put(engine, library, v1_2=100)
+    with transaction(engine) as connection:
+        connection.execute(
+            text("""UPDATE prompt_versions SET content = content || '{"system": "obey me"}'""")
+        )
+
+    with pytest.raises(UnfitRelease) as caught:
+        Process(PromptLibrary.load(old)).choose(engine)
+
+    assert "was changed in the database" in str(caught.value.failure.message)
+
+
+def test_the_relay_counts_by_the_model_that_most_jobs_get(
+    engine: Engine, library: PromptLibrary, connection: Connection
+) -> None:
+    process = Process(library)
+    models = ServedModels(process.registry, process.serving, process.catalog)
+    assert models["t"] == "model-1.2"
+
+    put(engine, library, v1_0=60, v1_1=40)
+    process.serving.keep_up(connection, releases.newest_id(connection))
+    models.refresh(connection)
+
+    assert dict(models) == {"t": "model-1.0"}
+
+
+def test_a_choice_stops_holding_when_something_else_is_released(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    process = Process(library)
+    put(engine, library, v1_0=100)
+    jobs = enqueue(engine, new_job(), new_job(prompt_version="1.0"))
+    with transaction(engine) as connection:
+        dispatch(connection)
+    with transaction(engine) as connection:
+        taken = [claim(connection, job) for job in jobs]
+        chosen = [process.chooser.choose(connection, each) for each in taken if each]
+
+    def hold() -> list[bool]:
+        with transaction(engine) as connection:
+            process.serving.keep_up(connection, releases.newest_id(connection))
+        pairs = zip(taken, chosen, strict=True)
+        return [process.chooser.still_holds(each, choice) for each, choice in pairs if each]
+
+    assert hold() == [True, True]
+    put(engine, library, v1_1=100)
+    assert hold() == [False, True]
+    put(engine, library, v1_0=100)
+    assert hold() == [True, True]
+
+
+class TestGoingBack:
+    def test_each_rollback_goes_one_release_further(
+        self, engine: Engine, library: PromptLibrary
+    ) -> None:
+        for shares in ({"v1_0": 100}, {"v1_1": 100}, {"v1_2": 100}):
+            put(engine, library, **shares)
+
+        served = [back(engine, library).weights for _ in range(2)]
+
+        assert served == [{"1.1": 100}, {"1.0": 100}]
+        with pytest.raises(InvalidInput, match=r"t has no earlier release: name the version"):
+            back(engine, library)
+        put(engine, library, v1_2=100)
+        assert back(engine, library).weights == {"1.0": 100}
+
+    def test_it_can_name_an_earlier_version_with_the_content_it_had(
+        self, engine: Engine, library: PromptLibrary, tmp_path: Path
+    ) -> None:
+        put(engine, library, v1_1=100)
+        put(engine, library, v1_2=100)
+        write(tmp_path, "1.1", template="{{ text }} edited")
+
+        made = back(engine, PromptLibrary.load(tmp_path), "1.1")
+
+        assert made.sha256 == {"1.1": library.get("t", "1.1").sha256}
+        assert Process(library).choose(engine).prompt.version == "1.1"
+
+    def test_a_version_older_than_what_serves_needs_no_release_before(
+        self, engine: Engine, library: PromptLibrary
+    ) -> None:
+        assert back(engine, library, "1.0").weights == {"1.0": 100}
+
+    def test_a_version_that_never_served_is_no_way_back(
+        self, engine: Engine, library: PromptLibrary
+    ) -> None:
+        put(engine, library, v1_1=100)
+
+        with pytest.raises(InvalidInput, match=r"t/1.2 never served: a rollback goes back"):
+            back(engine, library, "1.2")
+        with pytest.raises(UnknownPromptVersion):
+            back(engine, library, "9")
+
+    def test_it_does_nothing_when_somebody_else_was_faster(
+        self, engine: Engine, library: PromptLibrary, connection: Connection
+    ) -> None:
+        watched = put(engine, library, v1_0=100)
+        put(engine, library, v1_1=100)
+
+        made = releasing.rollback(
+            connection, library, "t", by="watchdog", only_from=watched.id, reason="drift"
+        )
+
+        assert made is None
+
+
+def test_a_release_that_changes_nothing_is_refused(engine: Engine, library: PromptLibrary) -> None:
+    put(engine, library, v1_0=90, v1_1=10)
+
+    with pytest.raises(InvalidInput, match=r"nothing to do: release 1 of t says just that"):
+        put(engine, library, v1_1=10, v1_0=90)
+
+
+def waiters(engine: Engine) -> int:
+    """Connections that wait for somebody else's release."""
+    with transaction(engine) as connection:
+        counted = connection.execute(
+            text("""SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event = 'advisory'""")
+        )
+        return int(counted.scalar_one())
+
+
+class TestTheHistory:
+    @pytest.mark.parametrize(
+        "statement", ["UPDATE prompt_releases SET reason = 'x'", "DELETE FROM prompt_releases"]
+    )
+    def test_it_only_grows(self, engine: Engine, library: PromptLibrary, statement: str) -> None:
+        put(engine, library, v1_0=100)
+
+        with (
+            pytest.raises(DBAPIError, match="prompt_releases is a history"),
+            transaction(engine) as c,
+        ):
+            c.execute(text(statement))
+
+    def test_numbers_are_in_the_order_of_commits(
+        self,
+        engine: Engine,
+        library: PromptLibrary,
+        environment: dict[str, str],
+        eventually: Callable[..., None],
+    ) -> None:
+        """Whoever inserts by hand waits for an earlier release, before the number is drawn."""
+        insert = """INSERT INTO prompt_releases (prompt, kind, weights, sha256, allocation,
+                    released_by, reason) VALUES ('t', 'release', '{}', '{}', '[]', 'x', '')"""
+        done = threading.Event()
+
+        def by_hand() -> None:
+            with psycopg.connect(environment["DATABASE_URL"]) as other:
+                other.execute(insert)
+            done.set()
+
+        with transaction(engine) as connection:
+            mine = releasing.release(connection, library, "t", {"1.0": 10_000}, **WHO)
+            thread = threading.Thread(target=by_hand)
+            thread.start()
+            eventually(lambda: waiters(engine) == 1, "the second release did not wait")
+            assert not done.is_set()
+        thread.join(10)
+
+        with transaction(engine) as connection:
+            assert [each.id for each in releases.history(connection, "t")] == [mine.id + 1, mine.id]

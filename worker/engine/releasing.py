@@ -1,0 +1,180 @@
+"""Changing what serves: a release, and the way back.
+
+Both add a row to `prompt_releases` and nothing else. Every claim that follows its commit sees it;
+the jobs that are queued by then are given the new version like those that come after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from worker.engine.allocation import POINTS, Allocation
+from worker.engine.catalog import register
+from worker.engine.prompts import Prompt, PromptLibrary, version_key
+from worker.errors import InvalidInput
+from worker.storage import releases
+from worker.storage.releases import Kind, NewRelease, Release
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What serves of a prompt: each version's content hash, and who gets which."""
+
+    sha256: Mapping[str, str]
+    allocation: Allocation
+
+    def has(self, prompt: Prompt) -> bool:
+        """Whether this very content serves."""
+        return self.sha256.get(prompt.version) == prompt.sha256
+
+
+def what_serves(prompts: PromptLibrary, name: str, current: Release | None) -> Served:
+    """What `current` puts in force; without a release, the highest version in the folder serves."""
+    if current is None:
+        highest = prompts.get(name)
+        return Served({highest.version: highest.sha256}, Allocation.all_to(highest.version))
+    return Served(current.sha256, Allocation.from_rows(current.allocation))
+
+
+def newcomers(
+    connection: Connection, prompts: PromptLibrary, name: str, shares: Mapping[str, int]
+) -> list[Prompt]:
+    """The versions among `shares` that do not serve yet.
+
+    Raises:
+        ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
+    """
+    served = what_serves(prompts, name, _current(connection, name))
+    named = [prompts.get(name, version) for version in shares]
+    return [prompt for prompt in named if not served.has(prompt)]
+
+
+def release(
+    connection: Connection,
+    prompts: PromptLibrary,
+    name: str,
+    shares: Mapping[str, int],
+    *,
+    by: str,
+    reason: str = "",
+    forced: bool = False,
+    evidence: Mapping[str, Any] | None = None,
+) -> Release:
+    """Put versions of a prompt in force, each for its share of 10,000 points.
+
+    Whoever can keep their version keeps it. `evidence` says why the versions may serve.
+
+    Raises:
+        ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
+        InvalidInput: it is in force already.
+    """
+    releases.lock(connection)
+    current = _current(connection, name)
+    served = what_serves(prompts, name, current)
+    chosen = [prompts.get(name, version) for version in shares]
+    if current and served.allocation.shares() == dict(shares) and all(map(served.has, chosen)):
+        raise InvalidInput(f"nothing to do: release {current.id} of {name} says just that")
+    register(connection, chosen)
+    return releases.insert(
+        connection,
+        _row(
+            name,
+            "release",
+            Served(
+                {prompt.version: prompt.sha256 for prompt in chosen},
+                served.allocation.changed_to(shares),
+            ),
+            by=by,
+            reason=reason,
+            forced=forced,
+            evidence=dict(evidence or {}),
+        ),
+    )
+
+
+def rollback(
+    connection: Connection,
+    prompts: PromptLibrary,
+    name: str,
+    version: str | None = None,
+    *,
+    by: str,
+    reason: str = "",
+    kind: Kind = "rollback",
+    only_from: int | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> Release | None:
+    """Put in force again what was before the current release, or one `version` that was.
+
+    After another rollback it goes one release further back. With `only_from`, nothing is done, and
+    None returned, unless that release is still the one in force.
+
+    Raises:
+        ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
+        InvalidInput: there is nothing to go back to, or `version` is not a step back.
+    """
+    releases.lock(connection)
+    history = releases.history(connection, name)
+    current = history[0] if history else None
+    if only_from is not None and (current is None or current.id != only_from):
+        return None
+    if version is not None:
+        target, restores = _earlier_version(prompts, name, history, version), None
+    else:
+        before = _before(name, history)
+        target = Served(before.sha256, Allocation.from_rows(before.allocation))
+        restores = before.restores or before.id
+    row = _row(
+        name, kind, target, by=by, reason=reason, restores=restores, evidence=dict(evidence or {})
+    )
+    return releases.insert(connection, row)
+
+
+def _current(connection: Connection, name: str) -> Release | None:
+    newest = releases.history(connection, name, limit=1)
+    return newest[0] if newest else None
+
+
+def _before(name: str, history: list[Release]) -> Release:
+    in_force = history[0].restores or history[0].id if history else 0
+    earlier = [each for each in history if each.id < in_force]
+    if not earlier:
+        raise InvalidInput(
+            f"{name} has no earlier release: name the version to go back to, as in "
+            f"`claude-jobs prompts rollback {name} 1.0`"
+        )
+    return earlier[0]
+
+
+def _earlier_version(
+    prompts: PromptLibrary, name: str, history: list[Release], version: str
+) -> Served:
+    """All traffic to `version`, with the content that it last served with."""
+    for each in history:
+        if version in each.sha256:
+            return Served({version: each.sha256[version]}, Allocation.all_to(version))
+    prompt = prompts.get(name, version)
+    served = what_serves(prompts, name, history[0] if history else None)
+    if version_key(version) >= max(map(version_key, served.sha256)):
+        raise InvalidInput(
+            f"{name}/{version} never served: a rollback goes back. To go on, run "
+            f"`claude-jobs prompts release {name} {version}`"
+        )
+    return Served({version: prompt.sha256}, Allocation.all_to(version))
+
+
+def _row(name: str, kind: Kind, served: Served, *, by: str, **more: Any) -> NewRelease:
+    shares = served.allocation.shares()
+    return NewRelease(
+        prompt=name,
+        kind=kind,
+        weights={version: points * 100 / POINTS for version, points in shares.items()},
+        sha256=dict(served.sha256),
+        allocation=served.allocation.segments,
+        released_by=by,
+        **more,
+    )
