@@ -1,19 +1,15 @@
 """The `claude-jobs` command on a fresh system.
 
-Most tests call its entry point in this process, which is a hundred times faster than starting
-Python; a few start the installed script.
+Most tests call its entry point in this process; a few start the installed script.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,92 +18,13 @@ from sqlalchemy import text
 
 import tasks
 from sandbox.process import free_port
-from worker.cli import main
-from worker.engine.prompts import get_prompts
-from worker.engine.registry import load_registry
-from worker.settings import PROJECT, get_settings
-from worker.storage.engine import build_engine, get_engine, transaction
+from tests.integration.command import Rows, Run
+from worker.settings import PROJECT
+from worker.storage.engine import build_engine, transaction
 from worker.storage.schema import head
 
 SCRIPT = str(Path(sys.executable).with_name("claude-jobs"))
 GOOD = {"text": "The quick brown fox.", "max_words": 50, "audience": "everybody"}
-CACHES = (get_settings, get_engine, get_prompts, load_registry)
-
-Rows = Callable[[str], list[Any]]
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of a failure."""
-        assert self.code == 1, self
-        assert self.err.startswith("claude-jobs: "), self
-        assert self.err.count("\n") == 1, self
-        assert self.out == "", self
-        return self.err.rstrip("\n")
-
-
-class Run:
-    """Runs `claude-jobs …` in this process."""
-
-    def __init__(
-        self,
-        environment: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        self.environment = environment
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object, stdin: bytes = b"", **variables: str) -> Result:
-        for cache in CACHES:
-            cache.cache_clear()
-        self._capsys.readouterr()
-        with self._monkeypatch.context() as patch:
-            for name, value in (self.environment | variables).items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["claude-jobs", *map(str, arguments)])
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-            try:
-                with pytest.raises(SystemExit) as ended:
-                    main()
-            finally:
-                if get_engine.cache_info().currsize:
-                    get_engine().dispose()
-        for cache in CACHES:
-            cache.cache_clear()
-        return Result(int(ended.value.code or 0), *self._capsys.readouterr())
-
-
-@pytest.fixture
-def run(
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Run:
-    """The command, on a fresh system, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return Run(environment, monkeypatch, capsys)
-
-
-@pytest.fixture
-def rows(environment: dict[str, str]) -> Iterator[Rows]:
-    """Runs a query on the fresh system's database."""
-    engine = build_engine(environment["DATABASE_URL"])
-
-    def query(sql: str) -> list[Any]:
-        with transaction(engine) as connection:
-            return list(connection.execute(text(sql)).mappings())
-
-    yield query
-    engine.dispose()
 
 
 def fields(**values: object) -> list[str]:
@@ -491,15 +408,10 @@ def test_migrate_is_idempotent_and_goes_down_and_up(run: Run, rows: Rows) -> Non
     assert run("list").out == "no jobs\n"
 
 
-def test_the_prompts_are_locked(run: Run) -> None:
-    assert run("prompts", "check").code == 0
-    assert run("prompts", "lock").err == "nothing to do: every version is locked\n"
-
-
 COMMANDS = ["enqueue", "enqueue-file", "show", "list", "tasks", "config", "migrate", "prompts"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "prompts check", "prompts lock", ""])
+@pytest.mark.parametrize("command", [*COMMANDS, "prompts check", "prompts release", ""])
 def test_help_needs_no_settings(run: Run, command: str) -> None:
     for flag in ("-h", "--help"):
         result = run(*command.split(), flag, DATABASE_URL="", REDIS_URL="")

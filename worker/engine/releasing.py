@@ -117,6 +117,7 @@ def rollback(
         ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
         InvalidInput: there is nothing to go back to, or `version` is not a step back.
     """
+    prompts.versions(name)
     releases.lock(connection)
     history = releases.history(connection, name)
     current = history[0] if history else None
