@@ -4,8 +4,18 @@ All times are `timestamptz`. States, lanes and outcomes are text with a CHECK, s
 is one migration and SQL from anywhere stays readable.
 """
 
-from worker.storage.models import alerts, fleet, jobs, prompts
+from worker.storage.models import alerts, fleet, jobs, prompts, reviews
 from worker.storage.models.base import Base
 from worker.storage.models.jobs import OUTCOMES, STATES, TERMINAL_STATES
 
-__all__ = ["OUTCOMES", "STATES", "TERMINAL_STATES", "Base", "alerts", "fleet", "jobs", "prompts"]
+__all__ = [
+    "OUTCOMES",
+    "STATES",
+    "TERMINAL_STATES",
+    "Base",
+    "alerts",
+    "fleet",
+    "jobs",
+    "prompts",
+    "reviews",
+]
