@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-_FOLDER = Path(__file__).resolve().parent
+from worker.engine.samples import read_samples
+
+FOLDER = Path(__file__).resolve().parent
 
 
 def load_samples(task: str) -> list[dict[str, Any]]:
-    """The sample inputs of a task, in the order of its file."""
-    lines = (_FOLDER / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{name: _resolved(value) for name, value in json.loads(line).items()} for line in lines]
+    """The sample inputs of a task, in the order of its file.
 
-
-def _resolved(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"$text"}:
-        path = _FOLDER / "texts" / f"{value['$text']}.txt"
-        return path.read_text(encoding="utf-8").strip()
-    return value
+    Raises:
+        FileNotFoundError: the task has none.
+    """
+    path = FOLDER / f"{task}.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return read_samples(path)

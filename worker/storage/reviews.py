@@ -235,6 +235,19 @@ def keep_outcomes(connection: Connection, review: UUID) -> None:
     connection.execute(_OUTCOMES, {"review": review})
 
 
+_UNFINISHED = text("""
+SELECT id FROM jobs
+WHERE state IN ('queued', 'dispatched', 'running')
+  AND id IN (SELECT unnest(ARRAY[candidate_job, baseline_job])
+             FROM prompt_review_samples WHERE review = :review)
+""")
+
+
+def unfinished_jobs(connection: Connection, review: UUID) -> list[UUID]:
+    """The jobs of a review that have not ended."""
+    return list(connection.execute(_UNFINISHED, {"review": review}).scalars())
+
+
 _RECENT = text("""
 SELECT input FROM (
     SELECT id, input FROM jobs

@@ -1,0 +1,118 @@
+"""Generating what is reviewed: ordinary jobs, pinned to a version, each paid for once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from worker.engine.prompts import Prompt
+from worker.engine.registry import AnyTask, Registry
+from worker.errors import ConfigurationError
+from worker.review.inputs import KEY_PREFIX, digest
+from worker.storage import reviews
+from worker.storage.enqueue import NewJob
+from worker.storage.reviews import NewSample, Review, Sample
+
+#: Before ordinary jobs (100), behind what a team calls urgent: a person waits for these few, and a
+#: backlog of a million behind them is held up by two calls a sample.
+PRIORITY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is reviewed: a task with a candidate of its prompt, and the version to compare with."""
+
+    task: AnyTask
+    candidate: Prompt
+    baseline: Prompt | None
+
+
+def choose_subject(
+    registry: Registry, prompt: str, version: str, baseline: str | None, task: str | None
+) -> Subject:
+    """The task that uses a prompt, and the two versions.
+
+    Without `baseline`, it is the highest version besides the candidate; None if there is no other.
+
+    Raises:
+        ConfigurationError: there is no such prompt; no task, or several tasks use it; or both
+            versions have the same content.
+        UnknownPromptVersion, UnknownTask: there is none of that name.
+    """
+    versions = registry.prompts.versions(prompt)
+    candidate = registry.prompts.get(prompt, version)
+    users = sorted(each.name for each in registry.values() if each.prompt == prompt)
+    if task is None and len(users) != 1:
+        which = (
+            f"several tasks use it: say --task {' or '.join(users)}" if users else "no task does"
+        )
+        raise ConfigurationError(f"which task is to run prompt {prompt}? {which}")
+    chosen = registry[task or users[0]]
+    if chosen.prompt != prompt:
+        raise ConfigurationError(f"task {chosen.name} uses prompt {chosen.prompt}, not {prompt}")
+    if baseline is None:
+        others = [other for other in versions if other != version]
+        baseline = others[-1] if others else None
+    compared = None if baseline is None else registry.prompts.get(prompt, baseline)
+    if compared is not None and compared.sha256 == candidate.sha256:
+        raise ConfigurationError(
+            f"prompt {prompt}: versions {version} and {baseline} say the same to Claude; there is "
+            "nothing to compare"
+        )
+    return Subject(chosen, candidate, compared)
+
+
+def begin(
+    connection: Connection, subject: Subject, new: list[NewSample], created_by: str
+) -> tuple[Review, list[Sample]]:
+    """Open the review of `subject`, add what is new to it, and enqueue the jobs that it lacks.
+
+    A second time it finds everything there: the jobs' idempotency keys name the version's content
+    and the input, so nothing is generated twice, not even for the review of another version.
+    """
+    candidate, baseline = subject.candidate, subject.baseline
+    review = reviews.open_review(
+        connection,
+        task=subject.task.name,
+        prompt=candidate.name,
+        version=candidate.version,
+        prompt_sha256=candidate.sha256,
+        baseline_version=None if baseline is None else baseline.version,
+        baseline_sha256=None if baseline is None else baseline.sha256,
+        created_by=created_by,
+    )
+    reviews.add_samples(connection, review.id, new)
+    samples = reviews.samples(connection, review.id)
+    _enqueue(connection, subject, samples)
+    return review, reviews.samples(connection, review.id)
+
+
+def _enqueue(connection: Connection, subject: Subject, samples: list[Sample]) -> None:
+    wanted: list[tuple[Sample, str, NewJob]] = []
+    for sample in samples:
+        if sample.candidate is None:
+            wanted.append((sample, "candidate", _job(subject.task, subject.candidate, sample)))
+        if sample.baseline is None and subject.baseline is not None:
+            wanted.append((sample, "baseline", _job(subject.task, subject.baseline, sample)))
+    jobs = subject.task.enqueue_many([job for _, _, job in wanted], session=connection)
+    ids: dict[int, dict[str, UUID | None]] = {
+        sample.number: {"candidate": sample.candidate_job, "baseline": sample.baseline_job}
+        for sample, _, _ in wanted
+    }
+    for (sample, side, _), job in zip(wanted, jobs, strict=True):
+        ids[sample.number][side] = job.id
+    for number, sides in ids.items():
+        review = samples[0].review
+        reviews.set_jobs(connection, review, number, sides["candidate"], sides["baseline"])
+
+
+def _job(task: AnyTask, prompt: Prompt, sample: Sample) -> NewJob:
+    options: dict[str, Any] = {
+        "prompt_version": prompt.version,
+        "priority": PRIORITY,
+        "idempotency_key": KEY_PREFIX + digest(prompt.name, prompt.sha256, sample.input_sha256),
+    }
+    return task.new_job(sample.input, **options)
