@@ -44,6 +44,13 @@ class Node:
         """Characters of a text."""
         return sum(len(span.text) for paragraph in self.paragraphs for span in paragraph)
 
+    @property
+    def short(self) -> bool:
+        """Whether it fits beside its label."""
+        return self.kind == "nothing" or (
+            self.kind == "text" and len(self.paragraphs) == 1 and self.size <= 60
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -216,6 +223,16 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def digest_of(document: Mapping[str, Any], most: int = 90) -> str:
+    """A line that tells a document from others: its shortest texts first, as far as they fit."""
+    texts = sorted(
+        (" ".join(_plain(v).split()) for v in document.values() if isinstance(v, str) and v),
+        key=len,
+    )
+    line = " · ".join(texts)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def humanize(name: str) -> str:

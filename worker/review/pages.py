@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from worker.engine.registry import AnyTask
 from worker.review import verdicts as mapping
+from worker.review.document import digest_of
 from worker.review.views import view_sample, with_verdict
 from worker.storage.reviews import Review, Sample, Verdict
 
@@ -97,7 +98,10 @@ def overview(state: State, reviewer: str, suggested: str) -> str:
             total=len(state.samples),
             judged=len(mine),
             next_number=next_open(state, reviewer),
-            lines=[(each.number, _said(state.review, each, mine)) for each in state.samples],
+            lines=[
+                (each.number, digest_of(each.input), _said(state.review, each, mine))
+                for each in state.samples
+            ],
             revealed=revealed,
             summary=summary(state) if revealed else None,
         )

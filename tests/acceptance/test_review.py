@@ -1,0 +1,1 @@
+"""Reviews in a real browser: by keyboard, by several people, against hostile texts."""
