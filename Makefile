@@ -6,7 +6,7 @@ PEERS  := .venv-bench
 BENCH_ARGS ?= --write-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check lint types imports migrate bench chaos lock clean
+.PHONY: help install browser demo up test check lint types imports migrate bench chaos lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,13 @@ up: $(READY)  ## run the whole stack until Ctrl-C
 
 test: $(READY)  ## run every test
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+browser:  ## install Chromium, which the tests of the review page need, where that is possible
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release; then \
+		echo "Installing Chromium"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else echo "install Chromium (Debian: apt install chromium); until then the tests of the review page are skipped"; fi
 
 check: $(READY) lint types imports test  ## what CI runs
 

@@ -190,7 +190,9 @@ def summary(state: State) -> dict[str, Any]:
         "all": _counts(words, state.verdicts),
         "judged": len(judged),
         "unacceptable": len(refused),
-        "bound": f"{mapping.failure_bound(len(judged)):.0%}" if judged and not refused else None,
+        "bound": f"{100 * mapping.failure_bound(len(judged)):.0f} %"
+        if judged and not refused
+        else None,
         "samples": [
             (sample.number, [each for each in state.verdicts if each.sample == sample.number])
             for sample in state.samples

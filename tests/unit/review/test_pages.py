@@ -86,7 +86,7 @@ def test_the_sides_are_named_once_everything_is_judged() -> None:
     assert "claude-haiku-5-5, 1 call, 1,234 output tokens, $0.0012" in page
     assert "(candidate)" not in sample_page(done, 1, "Bob")
     assert "What was said of 1.1 beside 1.0" in overview(done, "Ann", "")
-    assert "more than 78% of its outputs" in overview(done, "Ann", "")
+    assert "more than 78 % of its outputs" in overview(done, "Ann", "")
 
 
 @pytest.mark.parametrize("revealed", [True, False])

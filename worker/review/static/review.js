@@ -57,6 +57,8 @@ for (const opener of document.querySelectorAll("[data-opens]"))
   opener.addEventListener("click", () =>
     document.getElementById(opener.dataset.opens).showModal());
 
+document.querySelector("[data-first]")?.select();
+
 // A note that was not sent yet survives turning the page.
 const form = document.querySelector("form[data-draft]");
 const note = form && form.querySelector("textarea");
