@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from worker.engine.registry import load_registry
 from worker.errors import ConfigurationError, InvalidInput
 from worker.review import collected, generation, inputs
 from worker.review.server import Server
+from worker.settings import get_settings
 from worker.storage import reviews
-from worker.storage.engine import transaction
+from worker.storage.engine import get_engine, transaction
 from worker.storage.reviews import Review, Verdict, VerdictCounts
 
 Address = tuple[str, Review]
@@ -278,6 +280,23 @@ def test_what_was_not_generated_yet_cannot_be_judged(producer: None) -> None:
         assert answer.status_code == 400
 
 
+def test_an_outage_of_postgres_is_told_and_nothing_is_lost_silently(stored: Review) -> None:
+    with (
+        served(Server(stored, summarize_text, "Ann")) as url,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+        get_engine().dispose()
+        get_settings.cache_clear()
+        get_engine.cache_clear()
+        answer = httpx2.post(f"{url}samples/1", data={"choice": "left"}, headers=origin(url))
+    get_settings.cache_clear()
+    get_engine.cache_clear()
+
+    assert answer.status_code == 503
+    assert "Nothing was stored" in answer.text
+
+
 # Verdicts from a file.
 
 
@@ -360,6 +379,15 @@ def test_a_line_that_does_not_fit_is_named(run: Run, tmp_path: Path) -> None:
     assert "inputs.jsonl:2: not valid JSON" in run(*command).line
     file.write_text('{"text": {"$text": "../../secret"}}')
     assert "inputs.jsonl:1: cannot read " in run(*command).line
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_the_extra_one_line_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    line = run("prompts", "review", "summarize_text", "1.0").line
+    assert line.endswith(f"reviews need the package {package}: pip install 'claude-jobs[prompts]'")
 
 
 def test_a_task_without_samples_says_where_else_inputs_come_from(

@@ -122,11 +122,16 @@ def _generate(subject: Subject, new: list[NewSample]) -> Review:
         if not live:
             err.print("no worker is running: these jobs wait for one", style="yellow")
         try:
-            wait_for_all(waiting, None)
+            succeeded = wait_for_all(waiting, None)
         except KeyboardInterrupt:
             err.print("stopped waiting; the jobs go on, and the same command goes on with them")
             raise typer.Exit(130) from None
         print_summary(waiting)
+        if not succeeded:
+            err.print(
+                "what failed is shown as that; to replace it before somebody judges it, "
+                "`claude-jobs requeue ID` and run this again"
+            )
     with transaction() as connection:
         reviews.keep_outcomes(connection, opened.id)
     return opened

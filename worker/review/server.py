@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qs, quote, unquote
 
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -23,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.engine.registry import AnyTask
-from worker.errors import ClaudeJobsError, InvalidInput
+from worker.errors import ClaudeJobsError, InvalidInput, StorageUnavailable
 from worker.review import pages
 from worker.review.pages import State
 from worker.review.verdicts import clean_name, to_verdict
@@ -117,7 +118,12 @@ class Server:
         return Starlette(
             routes=routes,
             middleware=middleware,
-            exception_handlers={404: _not_found, ClaudeJobsError: _refused},
+            exception_handlers={
+                404: _not_found,
+                ClaudeJobsError: _refused,
+                DBAPIError: _unreachable,
+                StorageUnavailable: _unreachable,
+            },
         )
 
     def state(self) -> State:
@@ -217,6 +223,10 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     return _said(400, "Not accepted", f"{error}. Nothing was stored: go back and try again.")
+
+
+def _unreachable(request: Request, error: Exception) -> Response:
+    return _said(503, "Postgres cannot be reached", "Nothing was stored: go back and try again.")
 
 
 def _said(status: int, title: str, message: str) -> Response:
