@@ -16,10 +16,15 @@ from sqlalchemy import text
 from tasks import classify_ticket, summarize_text
 from tests.integration.command import Rows, Run
 from tests.reviewing import BETTER, INPUT, WORSE, review, sample, served, store, succeeded
+from worker.engine import releasing
+from worker.engine.catalog import register
+from worker.engine.pins import pin_to
+from worker.engine.prompts import Prompt
 from worker.engine.registry import load_registry
-from worker.errors import ConfigurationError, InvalidInput
+from worker.errors import ConfigurationError, InvalidInput, UnknownPromptVersion
 from worker.review import collected, generation, inputs
 from worker.review.server import Server
+from worker.review.subject import choose_subject
 from worker.settings import get_settings
 from worker.storage import reviews
 from worker.storage.engine import get_engine, transaction
@@ -98,8 +103,8 @@ def test_an_input_that_two_reviews_of_a_content_share_is_one_sample(stored: Revi
 def test_an_outcome_is_kept_when_its_job_is_pruned_and_stays_once_it_was_judged(
     producer: None,
 ) -> None:
-    subject = generation.choose_subject(load_registry(), "classify_ticket", "1.0", None, None)
     with transaction() as connection:
+        subject = choose_subject(connection, load_registry(), "classify_ticket", "1.0")
         opened, samples = generation.begin(
             connection, subject, inputs.from_samples(classify_ticket, 2), "Ann"
         )
@@ -130,10 +135,9 @@ def test_an_outcome_is_kept_when_its_job_is_pruned_and_stays_once_it_was_judged(
 
 
 def test_beginning_again_adds_only_what_is_new_and_enqueues_nothing_twice(producer: None) -> None:
-    subject = generation.choose_subject(load_registry(), "analyze_document", "1.1", None, None)
-    assert subject.baseline is not None
-    assert subject.baseline.version == "1.0"
     with transaction() as connection:
+        subject = choose_subject(connection, load_registry(), "analyze_document", "1.1")
+        assert subject.baseline is not None
         first, two = generation.begin(
             connection, subject, inputs.from_samples(subject.task, 2), "Ann"
         )
@@ -151,7 +155,8 @@ def test_beginning_again_adds_only_what_is_new_and_enqueues_nothing_twice(produc
     assert {job.priority for job in jobs} == {50}
     assert {job.user_id for job in jobs} == {None}
     assert all(job.idempotency_key.startswith("review:") for job in jobs)
-    assert sorted(job.prompt_version.partition("@")[0] for job in jobs) == ["1.0"] * 5 + ["1.1"] * 5
+    pins = [pin_to(subject.baseline), pin_to(subject.candidate)]
+    assert sorted(job.prompt_version for job in jobs) == sorted(pins * 5)
 
 
 def test_the_candidate_is_on_the_left_in_half_of_the_samples() -> None:
@@ -402,8 +407,30 @@ def test_a_prompt_that_two_tasks_use_needs_a_task(producer: None) -> None:
     registry = load_registry()
     twin = replace(summarize_text, name="shorten_text")
     both = type(registry)({**registry, "shorten_text": twin}, registry.prompts)
-    with pytest.raises(ConfigurationError, match="say --task shorten_text or summarize_text"):
-        generation.choose_subject(both, "summarize_text", "1.0", None, None)
-    chosen = generation.choose_subject(both, "summarize_text", "1.0", None, "shorten_text")
+    with transaction() as connection:
+        with pytest.raises(ConfigurationError, match="say --task shorten_text or summarize_text"):
+            choose_subject(connection, both, "summarize_text", "1.0")
+        chosen = choose_subject(connection, both, "summarize_text", "1.0", task="shorten_text")
+
     assert chosen.task.name == "shorten_text"
     assert chosen.baseline is None
+
+
+def test_the_baseline_is_what_serves_or_else_the_highest_that_differs(producer: None) -> None:
+    registry = load_registry()
+    old, new = (registry.prompts.get("analyze_document", version) for version in ("1.0", "1.1"))
+    draft = Prompt("analyze_document", "1.1", new.file.model_copy(update={"max_tokens": 9}))
+    with transaction() as connection:
+
+        def baseline_of(version: str) -> Prompt | None:
+            return choose_subject(connection, registry, "analyze_document", version).baseline
+
+        assert (baseline_of("1.1"), baseline_of("1.0")) == (old, new)
+        register(connection, [draft])
+        assert baseline_of(pin_to(draft)) == new
+        releasing.release(
+            connection, registry.prompts, "analyze_document", {"1.0": 9000, "1.1": 1000}, by="Ann"
+        )
+        assert (baseline_of(pin_to(draft)), baseline_of("1.0")) == (old, new)
+        with pytest.raises(UnknownPromptVersion, match="in neither the folder nor the database"):
+            baseline_of("1.1@" + "0" * 12)

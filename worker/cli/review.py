@@ -14,12 +14,12 @@ from worker.cli.output import check_database, err
 from worker.engine.registry import load_registry
 from worker.errors import ConfigurationError, InvalidInput
 from worker.review import collected, generation, inputs
+from worker.review.subject import Subject, choose_subject
 from worker.settings import get_settings
 from worker.storage import fleet, reviews
 from worker.storage.engine import transaction
 
 if TYPE_CHECKING:
-    from worker.review.generation import Subject
     from worker.storage.reviews import NewSample, Review
 
 #: Inputs unless --samples says otherwise, and how many there may be: reviewers read them all.
@@ -31,7 +31,7 @@ def review(
     version: Annotated[str | None, typer.Argument(help="The version to be judged.")] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="The version to compare with.  [default: the highest other version]"),
+        typer.Option(help="The version to compare with.  [default: what serves now]"),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="The task that runs it, if several use the prompt.")
@@ -90,7 +90,10 @@ def review(
     if reveal and export is None:
         raise InvalidInput("--reveal belongs to --export: the page tells by itself in the end")
     _require_pages()
-    subject = generation.choose_subject(load_registry(), name, version, baseline, task)
+    with transaction() as connection:
+        subject = choose_subject(
+            connection, load_registry(), name, version, baseline=baseline, task=task
+        )
     new = _inputs(subject, samples, inputs_file, from_jobs)
     opened = _generate(subject, new)
     if export is not None:

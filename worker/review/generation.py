@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
 
+from worker.engine.catalog import register
+from worker.engine.pins import pin_to
 from worker.engine.prompts import Prompt
-from worker.engine.registry import AnyTask, Registry
-from worker.errors import ConfigurationError
+from worker.engine.registry import AnyTask
 from worker.review.inputs import KEY_PREFIX, digest
+from worker.review.subject import Subject
 from worker.storage import reviews
 from worker.storage.enqueue import NewJob
 from worker.storage.reviews import NewSample, Review, Sample
@@ -21,50 +22,6 @@ from worker.storage.reviews import NewSample, Review, Sample
 PRIORITY = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is reviewed: a task with a candidate of its prompt, and the version to compare with."""
-
-    task: AnyTask
-    candidate: Prompt
-    baseline: Prompt | None
-
-
-def choose_subject(
-    registry: Registry, prompt: str, version: str, baseline: str | None, task: str | None
-) -> Subject:
-    """The task that uses a prompt, and the two versions.
-
-    Without `baseline`, it is the highest version besides the candidate; None if there is no other.
-
-    Raises:
-        ConfigurationError: there is no such prompt; no task, or several tasks use it; or both
-            versions have the same content.
-        UnknownPromptVersion, UnknownTask: there is none of that name.
-    """
-    versions = registry.prompts.versions(prompt)
-    candidate = registry.prompts.get(prompt, version)
-    users = sorted(each.name for each in registry.values() if each.prompt == prompt)
-    if task is None and len(users) != 1:
-        which = (
-            f"several tasks use it: say --task {' or '.join(users)}" if users else "no task does"
-        )
-        raise ConfigurationError(f"which task is to run prompt {prompt}? {which}")
-    chosen = registry[task or users[0]]
-    if chosen.prompt != prompt:
-        raise ConfigurationError(f"task {chosen.name} uses prompt {chosen.prompt}, not {prompt}")
-    if baseline is None:
-        others = [other for other in versions if other != version]
-        baseline = others[-1] if others else None
-    compared = None if baseline is None else registry.prompts.get(prompt, baseline)
-    if compared is not None and compared.sha256 == candidate.sha256:
-        raise ConfigurationError(
-            f"prompt {prompt}: versions {version} and {baseline} say the same to Claude; there is "
-            "nothing to compare"
-        )
-    return Subject(chosen, candidate, compared)
-
-
 def begin(
     connection: Connection, subject: Subject, new: list[NewSample], created_by: str
 ) -> tuple[Review, list[Sample]]:
@@ -72,8 +29,10 @@ def begin(
 
     A second time it finds everything there: the jobs' idempotency keys name the version's content
     and the input, so nothing is generated twice, not even for the review of another version.
+    Workers take a content that their folder lacks from the database.
     """
     candidate, baseline = subject.candidate, subject.baseline
+    register(connection, [candidate] if baseline is None else [candidate, baseline])
     review = reviews.open_review(
         connection,
         task=subject.task.name,
@@ -111,7 +70,7 @@ def _enqueue(connection: Connection, subject: Subject, samples: list[Sample]) ->
 
 def _job(task: AnyTask, prompt: Prompt, sample: Sample) -> NewJob:
     options: dict[str, Any] = {
-        "prompt_version": prompt.version,
+        "prompt_version": pin_to(prompt),
         "priority": PRIORITY,
         "idempotency_key": KEY_PREFIX + digest(prompt.name, prompt.sha256, sample.input_sha256),
     }

@@ -36,6 +36,8 @@ class Review:
         """What is reviewed, in words."""
         if self.baseline_version is None:
             return f"{self.prompt} {self.version}"
+        if self.baseline_version == self.version:  # a draft, and what it was
+            return f"{self.prompt} {self.version}, compared with an earlier {self.version}"
         return f"{self.prompt} {self.version}, compared with {self.baseline_version}"
 
 
