@@ -17,8 +17,11 @@ from sandbox.service import Service
 from tasks import analyze_document
 from tests.reviewing import served
 from worker.cli import review as command
+from worker.engine.prompts import get_prompts
+from worker.engine.registry import load_registry
 from worker.review import collected
 from worker.review.server import Server
+from worker.settings import PROJECT, get_settings
 from worker.storage import reviews
 from worker.storage.engine import transaction
 from worker.storage.reviews import Review, Sample, Verdict
@@ -83,8 +86,26 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
+def draft(worker: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A version 1.2 that only the reviewers' folder has, not the worker's."""
+    folder = tmp_path_factory.mktemp("drafts") / "prompts"
+    shutil.copytree(PROJECT / "prompts", folder)
+    present = (folder / "analyze_document" / "1.1.toml").read_text(encoding="utf-8")
+    changed = present.replace("You analyse documents", "You read documents")
+    (folder / "analyze_document" / "1.2.toml").write_text(changed, encoding="utf-8")
+    caches = (get_settings, get_prompts, load_registry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLAUDE_JOBS_PROMPTS_DIR", str(folder))
+        for cache in caches:
+            cache.cache_clear()
+        yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture(scope="module")
 def opened(
-    worker: Service, stack: Any, tmp_path_factory: pytest.TempPathFactory
+    draft: None, stack: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Review, Path]:
     """A review whose outputs a worker made: one job is refused, one input is hostile."""
     stack.claude.reset()
@@ -118,7 +139,7 @@ def opened(
             lines.write(json.dumps(values) + "\n")
     for _ in range(2):  # the second time, everything is there
         command.review(
-            "analyze_document", "1.1", inputs_file=file, no_serve=True, export=None, port=0
+            "analyze_document", "1.2", inputs_file=file, no_serve=True, export=None, port=0
         )
     with transaction() as connection:
         found = connection.execute(text("SELECT id FROM prompt_reviews")).scalar_one()
@@ -172,7 +193,7 @@ def test_a_whole_review_by_keyboard_resumed_and_by_a_second_reviewer(
     ann.judge("2")
     ann.judge("4")
     assert "You have judged every sample" in ann.page.inner_text("main")
-    assert ann.page.title() == "analyze_document 1.1, compared with 1.0"
+    assert ann.page.title() == "analyze_document 1.2, compared with 1.1"
 
     bob = Reader(browser, viewport={"width": 390, "height": 844})
     bob.begin(address, "Bob")
@@ -186,7 +207,7 @@ def test_a_whole_review_by_keyboard_resumed_and_by_a_second_reviewer(
     bob.close(address)
 
     ann.page.goto(f"{address}samples/1")
-    left = "1.1 (candidate)" in ann.page.inner_text(".heads .left")
+    left = "1.2 (candidate)" in ann.page.inner_text(".heads .left")
     ann.judge("3")  # a change of mind
     ann.close(address)
 
@@ -257,7 +278,7 @@ def test_a_file_is_judged_by_keyboard_and_its_verdicts_come_back(
 ) -> None:
     review, inputs = opened
     file = tmp_path / "review.html"
-    command.review("analyze_document", "1.1", inputs_file=inputs, export=file, port=0)
+    command.review("analyze_document", "1.2", inputs_file=inputs, export=file, port=0)
     cleo = Reader(browser)
     cleo.context.grant_permissions(["clipboard-read", "clipboard-write"])
     cleo.page.goto(file.as_uri())
@@ -292,9 +313,9 @@ def test_a_file_is_judged_by_keyboard_and_its_verdicts_come_back(
     assert given[3].verdict == "unacceptable"
 
     revealed = tmp_path / "revealed.html"
-    command.review("analyze_document", "1.1", inputs_file=inputs, export=revealed, reveal=True)
+    command.review("analyze_document", "1.2", inputs_file=inputs, export=revealed, reveal=True)
     anyone = Reader(browser, color_scheme="dark")
     anyone.page.goto(revealed.as_uri())
-    assert "What was said of 1.1 beside 1.0" in anyone.page.inner_text("main")
+    assert "What was said of 1.2 beside 1.1" in anyone.page.inner_text("main")
     assert anyone.page.locator("button[name=choice]").count() == 0
     anyone.close(revealed.as_uri())

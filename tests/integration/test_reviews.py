@@ -251,22 +251,20 @@ def test_every_page_forbids_what_it_does_not_need(address: str) -> None:
             assert "server" not in headers
 
 
-@pytest.mark.parametrize(
-    ("form", "expected"),
-    [
-        ({"choice": "acceptable"}, "&#39;acceptable&#39; is not a verdict of this review"),
-        ({"note": "x"}, "is not a verdict of this review"),
-        ({"choice": "left", "note": "x" * 10_001}, "the note exceeds 10,000 characters"),
-        ({"choice": "left", "note": "x" * 200_000}, "too large"),
-        ({f"field{n}": "x" for n in range(20)}, "not a form of this page"),
-    ],
-    ids=["of another review", "no verdict", "long note", "large body", "many fields"],
-)
-def test_bad_forms_are_answered_in_words(address: str, form: dict[str, str], expected: str) -> None:
-    answer = httpx2.post(f"{address}samples/1", data=form, headers=origin(address))
+BAD_FORMS = [
+    ({"choice": "acceptable"}, "&#39;acceptable&#39; is not a verdict of this review"),
+    ({"note": "no choice"}, "is not a verdict of this review"),
+    ({"choice": "left", "note": "x" * 10_001}, "the note exceeds 10,000 characters"),
+    ({"choice": "left", "note": "x" * 200_000}, "too large"),
+    ({f"field{n}": "x" for n in range(20)}, "not a form of this page"),
+]
 
-    assert answer.status_code == 400
-    assert expected in answer.text
+
+def test_bad_forms_are_answered_in_words(address: str) -> None:
+    for form, expected in BAD_FORMS:
+        answer = httpx2.post(f"{address}samples/1", data=form, headers=origin(address))
+        assert answer.status_code == 400
+        assert expected in answer.text
     assert verdicts() == []
 
 
@@ -347,31 +345,26 @@ def test_collected_verdicts_are_stored_all_or_none(stored: Review) -> None:
 # The command.
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["translate", "1.0"], "no prompt 'translate': add prompts/translate/1.0.toml"),
-        (["analyze_document", "9"], "has no version '9'; it has 1.0, 1.1"),
-        (["analyze_document", "1.1", "--baseline", "9"], "has no version '9'"),
-        (["analyze_document", "1.1", "--baseline", "1.1"], "say the same to Claude"),
-        (["analyze_document", "1.1", "--task", "summarize_text"], "uses prompt summarize_text"),
-        (["analyze_document"], "which prompt, and which version?"),
-        (["analyze_document", "1.1", "--inputs", "none.jsonl"], "cannot read none.jsonl: "),
-        (["analyze_document", "1.1", "--inputs", "/dev/null"], "/dev/null holds no inputs"),
-        (["analyze_document", "1.1", "--from-jobs", "3"], "has succeeded yet"),
-        (["analyze_document", "1.1", "--from-jobs", "3", "--samples", "3"], "stands alone"),
-        (["analyze_document", "1.1", "--reveal"], "--reveal belongs to --export"),
-        (["--import", "none.json"], "cannot read none.json: "),
-        (["--import", "/dev/null"], "/dev/null: (all): Invalid JSON"),
-    ],
-)
-def test_bad_input_is_one_line_that_names_it(
-    run: Run,
-    rows: Rows,
-    arguments: list[str],
-    expected: str,
-) -> None:
-    assert expected in run("prompts", "review", *arguments).line
+BAD_ARGUMENTS = [
+    (["translate", "1.0"], "no prompt 'translate': add prompts/translate/1.0.toml"),
+    (["analyze_document", "9"], "has no version '9'; it has 1.0, 1.1"),
+    (["analyze_document", "1.1", "--baseline", "9"], "has no version '9'"),
+    (["analyze_document", "1.1", "--baseline", "1.1"], "say the same to Claude"),
+    (["analyze_document", "1.1", "--task", "summarize_text"], "uses prompt summarize_text"),
+    (["analyze_document"], "which prompt, and which version?"),
+    (["analyze_document", "1.1", "--inputs", "none.jsonl"], "cannot read none.jsonl: "),
+    (["analyze_document", "1.1", "--inputs", "/dev/null"], "/dev/null holds no inputs"),
+    (["analyze_document", "1.1", "--from-jobs", "3"], "has succeeded yet"),
+    (["analyze_document", "1.1", "--from-jobs", "3", "--samples", "3"], "stands alone"),
+    (["analyze_document", "1.1", "--reveal"], "--reveal belongs to --export"),
+    (["--import", "none.json"], "cannot read none.json: "),
+    (["--import", "/dev/null"], "/dev/null: (all): Invalid JSON"),
+]
+
+
+def test_bad_input_is_one_line_that_names_it(run: Run, rows: Rows) -> None:
+    for arguments, expected in BAD_ARGUMENTS:
+        assert expected in run("prompts", "review", *arguments).line
     assert rows("SELECT * FROM jobs") == []
 
 
@@ -386,13 +379,14 @@ def test_a_line_that_does_not_fit_is_named(run: Run, tmp_path: Path) -> None:
     assert "inputs.jsonl:1: cannot read " in run(*command).line
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_without_the_extra_one_line_says_what_to_install(
-    run: Run, monkeypatch: pytest.MonkeyPatch, package: str
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    line = run("prompts", "review", "summarize_text", "1.0").line
-    assert line.endswith(f"reviews need the package {package}: pip install 'claude-jobs[prompts]'")
+    for package in ("uvicorn", "starlette"):
+        monkeypatch.setitem(sys.modules, package, None)
+        line = run("prompts", "review", "summarize_text", "1.0").line
+        expected = f"reviews need the package {package}: pip install 'claude-jobs[prompts]'"
+        assert line.endswith(expected)
 
 
 def test_a_task_without_samples_says_where_else_inputs_come_from(

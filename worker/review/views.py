@@ -41,7 +41,7 @@ class SideView:
 
 @dataclass(frozen=True, slots=True)
 class SampleView:
-    """A sample as one reviewer sees it. `rows` is empty if a side has no output."""
+    """A sample as one reviewer sees it. `rows` is empty if no side has an output."""
 
     number: int
     source: str
@@ -50,6 +50,7 @@ class SampleView:
     rows: list[Row]
     sides: list[SideView]
     pending: bool
+    identical: bool
     choice: str | None = None
     note: str = ""
 
@@ -75,6 +76,7 @@ def view_sample(review: Review, sample: Sample, task: AnyTask, *, revealed: bool
         rows=_rows(task, [outcome or {} for _, outcome in outcomes]),
         sides=sides,
         pending=any(outcome is None for _, outcome in outcomes),
+        identical=len(sides) == 2 and sides[0].raw is not None and sides[0].raw == sides[1].raw,
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from worker.review.document import Node, compare, humanize, node, pair
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.review.document import Node, alone, compare, humanize, node, pair
 
 
 def texts(part: Node | None) -> list[str]:
@@ -65,3 +69,33 @@ def test_a_thousand_items_are_compared_at_once() -> None:
 def test_names_become_headings() -> None:
     assert humanize("key_points") == "Key points"
     assert humanize("") == ""
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["name", "key", "value", "a", "b"]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+DOCUMENTS = st.dictionaries(st.sampled_from(["title", "items", "c"]), VALUES, max_size=3)
+
+
+def words(*parts: Node | None) -> Counter[str]:
+    found = Counter[str]()
+    for part in parts:
+        if part is not None:
+            found.update("".join(s.text for s in line) for line in part.paragraphs)
+            found.update(words(*part.children))
+    return found
+
+
+@given(DOCUMENTS, DOCUMENTS)
+def test_beside_another_a_document_says_what_it_says_alone(
+    left: dict[str, Any], right: dict[str, Any]
+) -> None:
+    rows = compare(left, right)
+
+    assert words(*(row.left for row in rows)) == words(*(row.left for row in alone(left)))
+    assert words(*(row.right for row in rows)) == words(*(row.left for row in alone(right)))

@@ -133,6 +133,14 @@ def test_a_first_version_is_shown_alone() -> None:
     assert "pending" not in page
 
 
+def test_outputs_that_are_the_same_are_called_so() -> None:
+    told = "The two outputs are the same, word for word."
+    same = sample(succeeded(BETTER), succeeded(BETTER, calls=2))
+    assert told in sample_page(state(same), 1, "Ann")
+    for other in (sample(succeeded(BETTER), succeeded(WORSE)), sample(FAILED, FAILED)):
+        assert told not in sample_page(state(other), 1, "Ann")
+
+
 def test_an_output_that_fits_the_model_no_longer_is_shown_as_it_is() -> None:
     old = succeeded({"abstract": "An older shape."})
     assert "An older shape." in sample_page(state(sample(old, succeeded(BETTER))), 1, "Ann")
