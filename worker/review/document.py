@@ -61,6 +61,11 @@ class Row:
     right: Node | None
     number: int | None = None
 
+    @property
+    def short(self) -> bool:
+        """Whether both parts fit beside their label."""
+        return all(part is None or part.short for part in (self.left, self.right))
+
 
 NOTHING = Node("nothing")
 
