@@ -16,9 +16,10 @@ from sandbox.process import wait_until
 from worker.review.inputs import digest
 from worker.review.server import Server
 from worker.review.serving import http_server, listen, new_secret, url
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.engine import transaction
-from worker.storage.reviews import NewSample, Review, Sample
+from worker.storage.review_samples import NewSample, Sample
+from worker.storage.reviews import Review
 
 REVIEW = UUID("00000000-0000-4000-8000-000000000001")
 INPUT = {
@@ -96,7 +97,7 @@ def store(samples: Sequence[Sample], *, baseline: bool = True) -> Review:
             created_by="Ann",
         )
         new = [NewSample("file", s.input, s.input_sha256, s.candidate_left) for s in samples]
-        assert reviews.add_samples(connection, stored.id, new) == len(samples)
+        assert review_samples.add_samples(connection, stored.id, new) == len(samples)
         for number, each in enumerate(samples, start=1):
             connection.execute(
                 text(

@@ -22,9 +22,10 @@ from worker.engine.registry import load_registry
 from worker.review import collected
 from worker.review.server import Server
 from worker.settings import PROJECT, get_settings
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.engine import transaction
-from worker.storage.reviews import Review, Sample, Verdict
+from worker.storage.review_samples import Sample
+from worker.storage.reviews import Review, Verdict
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = [
@@ -159,7 +160,9 @@ def address(opened: tuple[Review, Path]) -> Iterator[str]:
 
 def state(review: Review) -> tuple[list[Sample], list[Verdict]]:
     with transaction() as connection:
-        return reviews.samples(connection, review.id), reviews.verdicts(connection, review.id)
+        return review_samples.samples(connection, review.id), reviews.verdicts(
+            connection, review.id
+        )
 
 
 def test_a_whole_review_by_keyboard_resumed_and_by_a_second_reviewer(

@@ -26,7 +26,7 @@ from worker.review import collected, generation, inputs
 from worker.review.server import Server
 from worker.review.subject import choose_subject
 from worker.settings import get_settings
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.engine import get_engine, transaction
 from worker.storage.reviews import Review, Verdict, VerdictCounts
 
@@ -109,24 +109,24 @@ def test_an_outcome_is_kept_when_its_job_is_pruned_and_stays_once_it_was_judged(
             connection, subject, inputs.from_samples(classify_ticket, 2), "Ann"
         )
         assert [each.candidate for each in samples] == [None, None]
-        assert len(reviews.unfinished_jobs(connection, opened.id)) == 2
+        assert len(review_samples.unfinished_jobs(connection, opened.id)) == 2
         finish = (
             "UPDATE jobs SET state = 'failed', finished_at = now(), error = :error WHERE id = :id"
         )
         for each in samples:
             error = json.dumps({"type": "refused", "message": "first"})
             connection.execute(text(finish), {"id": each.candidate_job, "error": error})
-        reviews.keep_outcomes(connection, opened.id)
+        review_samples.keep_outcomes(connection, opened.id)
         reviews.add_verdict(
             connection, opened.id, Verdict(sample=1, reviewer="Ann", verdict="unacceptable")
         )
         connection.execute(
             text("UPDATE jobs SET error = jsonb_set(error, '{message}', '\"then\"')")
         )
-        reviews.keep_outcomes(connection, opened.id)
+        review_samples.keep_outcomes(connection, opened.id)
         connection.execute(text("DELETE FROM jobs"))
-        reviews.keep_outcomes(connection, opened.id)
-        kept = reviews.samples(connection, opened.id)
+        review_samples.keep_outcomes(connection, opened.id)
+        kept = review_samples.samples(connection, opened.id)
 
     assert [each.candidate and each.candidate["error"]["message"] for each in kept] == [
         "first",

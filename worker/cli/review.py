@@ -16,11 +16,12 @@ from worker.errors import ConfigurationError, InvalidInput
 from worker.review import collected, generation, inputs
 from worker.review.subject import Subject, choose_subject
 from worker.settings import get_settings
-from worker.storage import fleet, reviews
+from worker.storage import fleet, review_samples, reviews
 from worker.storage.engine import transaction
 
 if TYPE_CHECKING:
-    from worker.storage.reviews import NewSample, Review
+    from worker.storage.review_samples import NewSample
+from worker.storage.reviews import Review
 
 #: Inputs unless --samples says otherwise, and how many there may be: reviewers read them all.
 SAMPLES, MOST_SAMPLES = 15, 100
@@ -118,7 +119,7 @@ def _inputs(
 def _generate(subject: Subject, new: list[NewSample]) -> Review:
     with transaction() as connection:
         opened, samples = generation.begin(connection, subject, new, person())
-        waiting = reviews.unfinished_jobs(connection, opened.id)
+        waiting = review_samples.unfinished_jobs(connection, opened.id)
         live = fleet.progress(connection, silent=get_settings().lease_seconds).live_workers
     err.print(f"review of {escape(opened.title)}: {len(samples)} samples")
     if waiting:
@@ -136,7 +137,7 @@ def _generate(subject: Subject, new: list[NewSample]) -> Review:
                 "`claude-jobs requeue ID` and run this again"
             )
     with transaction() as connection:
-        reviews.keep_outcomes(connection, opened.id)
+        review_samples.keep_outcomes(connection, opened.id)
     return opened
 
 
@@ -165,7 +166,7 @@ def _export(opened: Review, subject: Subject, path: Path, *, revealed: bool) -> 
     from worker.review.pages import State, export_page
 
     with transaction() as connection:
-        samples = reviews.samples(connection, opened.id)
+        samples = review_samples.samples(connection, opened.id)
         verdicts = reviews.verdicts(connection, opened.id)
     page = export_page(State(opened, subject.task, samples, verdicts), revealed=revealed)
     try:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from worker.engine.checks import in_words, problems_of
 from worker.errors import InvalidInput
 from worker.review.verdicts import clean_name, done, to_verdict
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.reviews import Review
 
 
@@ -60,7 +60,7 @@ def keep_collected(connection: Connection, collected: Collected) -> tuple[Review
     if review is None:
         raise InvalidInput(f"there is no review {collected.review} in this database")
     reviewer = clean_name(collected.reviewer)
-    samples = {sample.number: sample for sample in reviews.samples(connection, review.id)}
+    samples = {sample.number: sample for sample in review_samples.samples(connection, review.id)}
     before = reviews.verdicts(connection, review.id)
     mine = {each.sample: each for each in before if each.reviewer == reviewer}
     blind = not done(list(samples.values()), before, reviewer)

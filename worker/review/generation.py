@@ -13,9 +13,10 @@ from worker.engine.prompts import Prompt
 from worker.engine.registry import AnyTask
 from worker.review.inputs import KEY_PREFIX, digest
 from worker.review.subject import Subject
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.enqueue import NewJob
-from worker.storage.reviews import NewSample, Review, Sample
+from worker.storage.review_samples import NewSample, Sample
+from worker.storage.reviews import Review
 
 #: Before ordinary jobs (100), behind what a team calls urgent: a person waits for these few, and a
 #: backlog of a million behind them is held up by two calls a sample.
@@ -43,10 +44,10 @@ def begin(
         baseline_sha256=None if baseline is None else baseline.sha256,
         created_by=created_by,
     )
-    reviews.add_samples(connection, review.id, new)
-    samples = reviews.samples(connection, review.id)
+    review_samples.add_samples(connection, review.id, new)
+    samples = review_samples.samples(connection, review.id)
     _enqueue(connection, subject, samples)
-    return review, reviews.samples(connection, review.id)
+    return review, review_samples.samples(connection, review.id)
 
 
 def _enqueue(connection: Connection, subject: Subject, samples: list[Sample]) -> None:
@@ -65,7 +66,7 @@ def _enqueue(connection: Connection, subject: Subject, samples: list[Sample]) ->
         ids[sample.number][side] = job.id
     for number, sides in ids.items():
         review = samples[0].review
-        reviews.set_jobs(connection, review, number, sides["candidate"], sides["baseline"])
+        review_samples.set_jobs(connection, review, number, sides["candidate"], sides["baseline"])
 
 
 def _job(task: AnyTask, prompt: Prompt, sample: Sample) -> NewJob:

@@ -15,7 +15,7 @@ from worker.engine.registry import AnyTask
 from worker.engine.samples import read_samples
 from worker.errors import ConfigurationError, InvalidInput
 from worker.settings import PROJECT
-from worker.storage.reviews import NewSample, recent_inputs
+from worker.storage.review_samples import NewSample, recent_inputs
 
 #: Every job of a review has an idempotency key that begins like this.
 KEY_PREFIX = "review:"

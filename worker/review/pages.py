@@ -20,7 +20,8 @@ from worker.engine.registry import AnyTask
 from worker.review import verdicts as mapping
 from worker.review.document import digest_of
 from worker.review.views import view_sample, with_verdict
-from worker.storage.reviews import Review, Sample, Verdict
+from worker.storage.review_samples import Sample
+from worker.storage.reviews import Review, Verdict
 
 _FOLDER = Path(__file__).resolve().parent
 

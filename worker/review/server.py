@@ -28,7 +28,7 @@ from worker.errors import ClaudeJobsError, InvalidInput, StorageUnavailable
 from worker.review import pages
 from worker.review.pages import State
 from worker.review.verdicts import clean_name, to_verdict
-from worker.storage import reviews
+from worker.storage import review_samples, reviews
 from worker.storage.engine import transaction
 from worker.storage.reviews import Review
 
@@ -132,7 +132,7 @@ class Server:
             return State(
                 self._review,
                 self._task,
-                reviews.samples(connection, self._review.id),
+                review_samples.samples(connection, self._review.id),
                 reviews.verdicts(connection, self._review.id),
             )
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from worker.errors import InvalidInput
-from worker.storage.reviews import Review, Sample, Verdict
+from worker.storage.review_samples import Sample
+from worker.storage.reviews import Review, Verdict
 
 #: Characters of a note, and of a reviewer's name.
 MOST_NOTE, MOST_NAME = 10_000, 100

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from worker.engine.registry import AnyTask
 from worker.review.document import Row, alone, compare, humanize
 from worker.review.verdicts import to_choice
-from worker.storage.reviews import Review, Sample, Verdict
+from worker.storage.review_samples import Sample
+from worker.storage.reviews import Review, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import pytest
 from tasks import summarize_text
 from tests.reviewing import BETTER, WORSE, review, sample, succeeded
 from worker.review.pages import State, export_page, overview, sample_page, visible
-from worker.storage.reviews import Sample, Verdict
+from worker.storage.review_samples import Sample
+from worker.storage.reviews import Verdict
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)>\"'</p></textarea></style><!--"
