@@ -20,7 +20,7 @@ from sqlalchemy import RowMapping, text
 from sandbox.account import SandboxError
 from sandbox.claude.client import SimulatedClaude
 from sandbox.claude.faults import Fault
-from sandbox.samples import load_samples
+from sandbox.samples import load_samples, sampled
 from sandbox.stack import DATA, Stack, servers, use_here
 from worker.cli.bulk import print_summary
 from worker.cli.output import styled_state, table
@@ -83,7 +83,7 @@ def _enqueue() -> Expectation:
     registry = load_registry()
     succeed = [
         registry[name].enqueue(**values, user_id=f"user-{index % 3}").id
-        for name in sorted(registry)
+        for name in sampled(registry)
         for index, values in enumerate(load_samples(name)[:JOBS_PER_TASK])
     ]
     refused = registry["classify_ticket"].enqueue(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what `discover` does at run time, for editors and type chec
     from tasks.analyze_document import analyze_document as analyze_document
     from tasks.classify_ticket import classify_ticket as classify_ticket
     from tasks.extract_entities import extract_entities as extract_entities
+    from tasks.judge_output import judge_output as judge_output
     from tasks.summarize_text import summarize_text as summarize_text
 
 registry = discover(sys.modules[__name__])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -303,6 +304,12 @@ class Settings(BaseSettings):
     keep_cancelled_days: float | None = Field(
         30, gt=0, description="Cancelled jobs are deleted after so many days."
     )
+    prompt_test_max_cost: Decimal = Field(
+        Decimal(1),
+        gt=0,
+        allow_inf_nan=False,
+        description="US dollars after which `claude-jobs prompts test --live` sends no more jobs.",
+    )
     alert_webhook_url: SecretHttpUrl | None = Field(
         None,
         description="Alerts are posted there as JSON that Slack understands, and retried for a "
@@ -326,6 +333,17 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(_one_line(error)) from None
+
+
+def get_prompts_dir() -> Path:
+    """The folder of prompts; known without a database, so that a build can check them."""
+    return _Prompts().prompts_dir
+
+
+class _Prompts(BaseSettings):
+    model_config = Settings.model_config
+
+    prompts_dir: Path = Settings.model_fields["prompts_dir"].default
 
 
 def variable_name(field: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tasks
-from sandbox.samples import load_samples
+from sandbox.samples import load_samples, sampled
 from worker.claude.pricing import cost_usd
 from worker.claude.reply import Tokens
 from worker.claude.schema import for_api
@@ -16,6 +16,7 @@ from worker.engine.choose import Choice, Unrunnable
 from worker.engine.prepare import Prepared, Preparer
 from worker.engine.prompts import PromptLibrary
 from worker.engine.registry import Registry
+from worker.evals.cases import load_cases
 from worker.settings import PROJECT
 
 PROMPTS = PromptLibrary.load(PROJECT / "prompts")
@@ -29,12 +30,16 @@ def prepared(task: str, values: dict[str, Any], version: str | None = None) -> P
     return PREPARER.prepare_input(Choice(REGISTRY[task], prompt, prompt.file.model), values)
 
 
-@pytest.mark.parametrize(("task", "version"), VERSIONS)
-def test_every_sample_becomes_a_request(task: str, version: str) -> None:
-    samples = load_samples(task)
+def inputs(task: str) -> list[dict[str, Any]]:
+    """The samples of a task, if it has any, and the inputs of its prompt's cases."""
+    cases = load_cases(PROJECT / "prompts", REGISTRY[task]).dataset.cases
+    samples = load_samples(task) if sampled([task]) else []
+    return samples + [case.inputs.values for case in cases]
 
-    assert len(samples) >= 10
-    for values in samples:
+
+@pytest.mark.parametrize(("task", "version"), VERSIONS)
+def test_every_sample_and_case_becomes_a_request(task: str, version: str) -> None:
+    for values in inputs(task):
         request = prepared(task, values, version).request
         for value in values.values():
             for text in value if isinstance(value, list) else [str(value)]:
@@ -44,7 +49,7 @@ def test_every_sample_becomes_a_request(task: str, version: str) -> None:
 
 @pytest.mark.parametrize(("task", "version"), VERSIONS)
 def test_the_system_prompt_states_the_output_s_format(task: str, version: str) -> None:
-    request = prepared(task, load_samples(task)[0], version).request
+    request = prepared(task, inputs(task)[0], version).request
 
     assert json.dumps(request.schema, ensure_ascii=False, separators=(",", ":")) in request.system
 

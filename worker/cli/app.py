@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import admin, alerts, enqueue, fleet, inspect, operate, prompts, review, usage
+from worker.cli import (
+    admin,
+    alerts,
+    enqueue,
+    fleet,
+    inspect,
+    operate,
+    prompts,
+    prompttest,
+    review,
+    usage,
+)
 
 app = typer.Typer(
     name="claude-jobs",
@@ -29,6 +40,7 @@ app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
+prompts.prompts.command("test")(prompttest.run_cases)
 prompts.prompts.command("review")(review.review)
 app.add_typer(prompts.prompts, name="prompts")
 app.add_typer(usage.usage, name="usage")

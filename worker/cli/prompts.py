@@ -16,7 +16,7 @@ from worker.engine.allocation import POINTS, Allocation, parse_weights, percent_
 from worker.engine.pins import SHORT_HASH
 from worker.engine.prompts import get_prompts
 from worker.engine.registry import load_registry
-from worker.settings import get_settings
+from worker.settings import get_prompts_dir
 from worker.storage import releases
 from worker.storage.engine import transaction
 from worker.storage.releases import Release
@@ -33,7 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 @prompts.command("lock")
 def lock() -> None:
     """Record the hash of every new prompt version; from then on it is immutable."""
-    added = promptlock.lock(get_prompts(), get_settings().prompts_dir)
+    added = promptlock.lock(get_prompts(), get_prompts_dir())
     for name in added:
         err.print(f"locked {name}")
     if not added:
@@ -42,9 +42,19 @@ def lock() -> None:
 
 @prompts.command("check")
 def check() -> None:
-    """Check that no locked version was edited or removed, and that every version is locked."""
-    promptlock.check(get_prompts(), get_settings().prompts_dir)
-    err.print("every prompt version is locked and unchanged")
+    """Check every prompt version, without asking Claude.
+
+    None that is locked was edited or removed, all are locked; template and input agree, the output
+    is a schema that the API takes, and the recorded replies are still accepted.
+    """
+    from worker.engine.promptcheck import check_versions  # the SDK, for the one that needs it
+
+    promptlock.check(get_prompts(), get_prompts_dir())
+    for version in check_versions(load_registry(), get_prompts_dir()):
+        recorded = f"{version.recordings} recorded replies accepted"
+        if not version.recordings:
+            recorded = "no recorded replies: `claude-jobs prompts test --live` makes some"
+        err.print(f"{version.name}: locked, unchanged, {recorded}")
 
 
 @prompts.command("list")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from worker.claude.request import CacheLifetime
 from worker.errors import ConfigurationError, UnknownPromptVersion
-from worker.settings import get_settings
+from worker.settings import get_prompts_dir
 
 _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
@@ -178,7 +178,7 @@ def get_prompts() -> PromptLibrary:
     Raises:
         ConfigurationError: one of them is not valid.
     """
-    return PromptLibrary.load(get_settings().prompts_dir)
+    return PromptLibrary.load(get_prompts_dir())
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -1,15 +1,15 @@
-"""Recorded replies: what Claude answered to each prompt version, kept beside the prompts.
+"""Recorded replies: what Claude answered to the cases of each prompt version.
 
-`prompts/<name>/recorded/<version>.jsonl` holds a case a line: an input, and the body of the reply
-to it as the API sent it. Read again by today's code – input model, template, reader, checks – they
-show whether a change still accepts what was accepted when it was recorded.
+`prompts/<name>/recorded/<version>.jsonl` holds a case a line: its input, the hash of the prompt's
+content that was asked, and the reply as the body of a message. Read again by today's code – input
+model, template, reader, checks – they show whether a change still accepts what was accepted when
+it was recorded, without a network. `claude-jobs prompts test NAME --live` writes them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.claude.reply import MalformedReply, Reply, read_message
 from worker.engine.checks import in_words, problems_of
-from worker.engine.choose import Choice, Unrunnable
-from worker.engine.judge import Accepted, Rejected, judge
+from worker.engine.choose import Choice
+from worker.engine.judge import Accepted, judge
 from worker.engine.prepare import Preparer
 from worker.engine.prompts import Prompt
-from worker.engine.registry import AnyTask, Registry
-from worker.errors import ConfigurationError, Failure
+from worker.engine.registry import Registry
+from worker.errors import ConfigurationError, InvalidInput
 
 FOLDER = "recorded"
-#: Fewer say little about a prompt.
-LEAST_CASES = 3
 
 
 class Recording(BaseModel):
-    """One case: `reply` is the body of a 200 from `POST /v1/messages`."""
+    """One case. `reply` is the body of a 200 from `POST /v1/messages`.
+
+    What comes from a job is built from what it left: its output is the text, the tokens and the
+    model are those of the call that brought it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case: str = Field(min_length=1)
+    prompt_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     input: dict[str, Any]
     reply: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What today's code says of a recording: `accepted`, or else `failure`."""
-
-    where: str
-    accepted: Accepted | None = None
-    failure: Failure | None = None
-
-    def __str__(self) -> str:
-        """One line: prompt, version, case, and what was found."""
-        if self.failure is not None:
-            return f"{self.where}: {self.failure.message or self.failure.summary}"
-        warnings = self.accepted.warnings if self.accepted else []
-        noted = "; ".join(f"warning {each['check']}: {each['problem']}" for each in warnings)
-        return f"{self.where}: {noted or 'accepted'}"
+class Stale(Exception):
+    """A recording is no answer to what would be asked today."""
 
 
 def choices(registry: Registry) -> Iterator[Choice]:
@@ -69,23 +59,17 @@ def path_of(folder: Path, prompt: Prompt) -> Path:
     return folder / prompt.name / FOLDER / f"{prompt.version}.jsonl"
 
 
-def load_recordings(folder: Path, prompt: Prompt) -> list[Recording]:
-    """The recordings of a prompt version, in the order of its file.
+def load_recordings(folder: Path, prompt: Prompt) -> dict[str, Recording]:
+    """The recordings of a prompt version by case, in the order of its file; empty without one.
 
     Raises:
-        ConfigurationError: there are none or too few, or a line is not a recording; one line that
-            names the file, and the command that makes it.
+        ConfigurationError: a line is not a recording; one line that names the file and its own.
     """
     path = path_of(folder, prompt)
     where = f"prompts/{prompt.name}/{FOLDER}/{path.name}"
-    command = f"python -m sandbox.record {prompt.name}"
-    if not path.exists():
-        raise ConfigurationError(
-            f"prompt {prompt.name}/{prompt.version} has no recorded replies: run `{command}` and "
-            f"commit {where}"
-        )
     recordings: dict[str, Recording] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             recording = Recording.model_validate_json(line)
         except ValidationError as error:
@@ -93,43 +77,66 @@ def load_recordings(folder: Path, prompt: Prompt) -> list[Recording]:
         if recording.case in recordings:
             raise ConfigurationError(f"{where}:{number}: case {recording.case!r} is there twice")
         recordings[recording.case] = recording
-    if len(recordings) < LEAST_CASES:
-        raise ConfigurationError(
-            f"{where} has {len(recordings)} cases, expected {LEAST_CASES} at least: run "
-            f"`{command} --again`"
-        )
-    return list(recordings.values())
+    return recordings
 
 
 def save_recordings(folder: Path, prompt: Prompt, recordings: Iterable[Recording]) -> Path:
     """Write the recordings of a prompt version, a line each; returns the file's path."""
     path = path_of(folder, prompt)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(each.model_dump(), ensure_ascii=False) for each in recordings)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 
-def replay(preparer: Preparer, choice: Choice, recordings: Sequence[Recording]) -> list[Replayed]:
-    """Take each recording the way of a job: input model, template, reader, every check."""
-    return [_replayed(preparer, choice, recording) for recording in recordings]
+def replay(
+    preparer: Preparer, choice: Choice, recording: Recording, *, checks: bool = True
+) -> tuple[Reply, Accepted]:
+    """Take a recording the way of a job: input model, template, reader, every check.
+
+    Args:
+        preparer: has the task's schema.
+        choice: the task, and the prompt version that is asked.
+        recording: an answer of that version.
+        checks: whether the task's checks look at it; if not, that is left to the caller.
+
+    Raises:
+        Unrunnable: the input does not fit, or the template fails on it.
+        Rejected: the reply would not become a result.
+        MalformedReply: it is no message.
+    """
+    prepared = preparer.prepare_input(choice, recording.input)
+    reply = read_message(json.dumps(recording.reply).encode(), headers={}, latency_ms=0)
+    task = choice.task
+    applied = task.checks if checks else ()
+    return reply, judge(reply, task.output, applied, prepared.input, task.warnings)
 
 
-def _replayed(preparer: Preparer, choice: Choice, recording: Recording) -> Replayed:
-    where = f"{choice.prompt.name}/{choice.prompt.version}, case {recording.case}"
+def require_fresh(recording: Recording, choice: Choice, values: dict[str, Any]) -> None:
+    """Check that a recording answers this input, asked by this content of the prompt.
+
+    Raises:
+        Stale: it does not; the message says what has changed since.
+    """
+    if recording.prompt_sha256 != choice.prompt.sha256:
+        raise Stale("the prompt version was edited since this reply was recorded")
     try:
-        prepared = preparer.prepare_input(choice, recording.input)
-        reply = _read(recording)
-        return Replayed(where, accepted=_judged(choice.task, prepared.input, reply))
-    except (Unrunnable, Rejected) as error:
-        return Replayed(where, failure=error.failure)
-    except MalformedReply as error:
-        return Replayed(where, failure=Failure("broken_reply", "not a message", str(error)))
+        same = choice.task.parse_input(recording.input) == choice.task.parse_input(values)
+    except InvalidInput as error:
+        raise Stale(f"the recorded input does not fit any more: {error}") from None
+    if not same:
+        raise Stale("the input was changed since this reply was recorded")
 
 
-def _read(recording: Recording) -> Reply:
-    return read_message(json.dumps(recording.reply).encode(), headers={}, latency_ms=0)
-
-
-def _judged(task: AnyTask, given: BaseModel, reply: Reply) -> Accepted:
-    return judge(reply, task.output, task.checks, given, task.warnings)
+__all__ = [
+    "FOLDER",
+    "MalformedReply",
+    "Recording",
+    "Stale",
+    "choices",
+    "load_recordings",
+    "path_of",
+    "replay",
+    "require_fresh",
+    "save_recordings",
+]

@@ -30,7 +30,8 @@ def outcome(connection: Connection, job_id: UUID) -> RowMapping:
 
 _JOB = text("""
 SELECT jobs.*, results.output, results.model AS result_model,
-       results.prompt_version AS result_prompt_version, results.source, results.variant
+       results.prompt_version AS result_prompt_version, results.source, results.variant,
+       results.warnings
 FROM jobs LEFT JOIN results ON results.job_id = jobs.id
 WHERE jobs.id = :id
 """)

@@ -8,13 +8,16 @@ import pytest
 
 from worker.engine.choose import Choice
 from worker.engine.prepare import Preparer
+from worker.engine.promptcheck import Checked, check_versions
 from worker.engine.prompts import PromptLibrary
 from worker.engine.recordings import (
     Recording,
+    Stale,
     choices,
     load_recordings,
     path_of,
     replay,
+    require_fresh,
     save_recordings,
 )
 from worker.engine.registry import Registry
@@ -53,7 +56,9 @@ def recording(case: str, text: str, **changes: Any) -> Recording:
         "stop_reason": "end_turn",
         "usage": {"input_tokens": 1, "output_tokens": 1},
     }
-    return Recording(case=case, input={"name": "Zoë"}, reply=reply | changes)
+    return Recording(
+        case=case, prompt_sha256="0" * 64, input={"name": "Zoë"}, reply=reply | changes
+    )
 
 
 HELLO = '{"greeting": "Hello Zoë\u2028"}'
@@ -72,9 +77,8 @@ def choice(registry: Registry) -> Choice:
     return only
 
 
-def judged(registry: Registry, choice: Choice, each: Recording) -> str:
-    (replayed,) = replay(Preparer(registry), choice, [each])
-    return str(replayed)
+def fresh(each: Recording, choice: Choice) -> Recording:
+    return each.model_copy(update={"prompt_sha256": choice.prompt.sha256})
 
 
 def test_recordings_are_read_as_they_were_written_and_are_no_prompts(
@@ -85,21 +89,20 @@ def test_recordings_are_read_as_they_were_written_and_are_no_prompts(
     path = save_recordings(tmp_path, choice.prompt, written)
 
     assert path == tmp_path / "greet" / "recorded" / "1.0.jsonl"
-    assert load_recordings(tmp_path, choice.prompt) == written
+    assert list(load_recordings(tmp_path, choice.prompt).values()) == written
     assert PromptLibrary.load(tmp_path).versions("greet") == ["1.0"]
 
 
 def test_what_is_accepted_comes_with_its_output_and_warnings(
     registry: Registry, choice: Choice
 ) -> None:
-    loud, low = recording("loud", HELLO), recording("low", '{"greeting": "oh, Zoë"}'.lower())
-    low = low.model_copy(update={"input": {"name": "zoë"}})
+    low = recording("low", '{"greeting": "oh, zoë"}').model_copy(update={"input": {"name": "zoë"}})
 
-    replayed = replay(Preparer(registry), choice, [loud, low])
+    reply, accepted = replay(Preparer(registry), choice, low)
 
-    assert [each.failure for each in replayed] == [None, None]
-    assert str(replayed[0]) == "greet/1.0, case loud: accepted"
-    assert str(replayed[1]) == "greet/1.0, case low: warning is_loud: it whispers"
+    assert reply.tokens.output == 1
+    assert accepted.output == Output(greeting="oh, zoë")
+    assert accepted.warnings == [{"check": "is_loud", "problem": "it whispers"}]
 
 
 @pytest.mark.parametrize(
@@ -114,27 +117,53 @@ def test_what_is_accepted_comes_with_its_output_and_warnings(
     ],
 )
 def test_what_is_not_accepted_is_named_by_prompt_version_case_and_check(
-    registry: Registry, choice: Choice, each: Recording, complaint: str
+    registry: Registry, choice: Choice, tmp_path: Path, each: Recording, complaint: str
 ) -> None:
-    said = judged(registry, choice, each)
+    save_recordings(tmp_path, choice.prompt, [fresh(each, choice)])
 
-    assert said.startswith("greet/1.0, case x: ")
+    with pytest.raises(ConfigurationError) as caught:
+        check_versions(registry, tmp_path)
+
+    said = str(caught.value)
+    assert said.startswith("prompt greet/1.0, recorded case 'x': ")
     assert complaint in said
     assert "\n" not in said
 
 
-def test_a_version_without_recordings_names_the_command(choice: Choice, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"greet/1\.0 .*python -m sandbox\.record greet`"):
-        load_recordings(tmp_path, choice.prompt)
+def test_checks_may_be_left_to_the_caller(registry: Registry, choice: Choice) -> None:
+    _, accepted = replay(
+        Preparer(registry), choice, recording("x", '{"greeting": "Hi"}'), checks=False
+    )
+
+    assert accepted.output == Output(greeting="Hi")
+
+
+def test_versions_may_be_without_recordings(
+    registry: Registry, choice: Choice, tmp_path: Path
+) -> None:
+    assert check_versions(registry, tmp_path) == [Checked("greet/1.0", 0)]
+    save_recordings(tmp_path, choice.prompt, [fresh(recording("a", HELLO), choice)])
+    assert check_versions(registry, tmp_path) == [Checked("greet/1.0", 1)]
+
+
+def test_a_recording_answers_one_input_and_one_content(choice: Choice) -> None:
+    each = fresh(recording("a", HELLO), choice)
+
+    require_fresh(each, choice, {"name": "Zoë"})
+    with pytest.raises(Stale, match="the input was changed"):
+        require_fresh(each, choice, {"name": "Zoe"})
+    with pytest.raises(Stale, match="the prompt version was edited"):
+        require_fresh(recording("a", HELLO), choice, {"name": "Zoë"})
+    with pytest.raises(Stale, match="name: Field required"):
+        require_fresh(each.model_copy(update={"input": {}}), choice, {"name": "Zoë"})
 
 
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        (["a", "b"], r"has 2 cases, expected 3 .*sandbox\.record greet --again"),
         (["a", "b", "a"], r"1\.0\.jsonl:3: case 'a' is there twice"),
         (["a", "{", "c"], r"1\.0\.jsonl:2: \(all\): Invalid JSON"),
-        (["a", '{"case": "b"}', "c"], r"1\.0\.jsonl:2: input: Field required"),
+        (["a", '{"case": "b"}', "c"], r"1\.0\.jsonl:2: prompt_sha256: Field required"),
         (["a", "\udcff", "c"], r"1\.0\.jsonl:2: "),
     ],
 )
