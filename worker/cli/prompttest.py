@@ -114,7 +114,7 @@ def _live(
     cases = load_cases(folder, task)
     check_database()
     with _progress() as on_change:
-        run = LiveRun(registry, task, prompt, cases, cap, on_change)
+        run = LiveRun(registry, task, prompt, cases, cap, folder if record else None, on_change)
         run.check()
         try:
             return run.run()
@@ -122,8 +122,9 @@ def _live(
             err.print(f"interrupted: {run.cancelled} jobs cancelled")
             raise typer.Exit(130) from None
         finally:
-            if record and (path := run.save(folder)):
-                err.print(f"{len(run.recordings)} replies recorded in {relpath(path)}")
+            if run.recorded_in and run.recordings:
+                where = relpath(run.recorded_in)
+                err.print(f"{len(run.recordings)} replies recorded in {where}")
 
 
 @contextmanager

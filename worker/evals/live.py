@@ -16,7 +16,7 @@ from worker.claude.reply import Tokens
 from worker.engine.choose import Choice
 from worker.engine.prepare import Preparer
 from worker.engine.prompts import Prompt
-from worker.engine.recordings import Recording, load_recordings, save_recordings
+from worker.engine.recordings import Recording, load_recordings, path_of, save_recordings
 from worker.engine.registry import AnyTask, Registry
 from worker.errors import ConfigurationError, InvalidInput
 from worker.evals.cases import Cases
@@ -45,6 +45,7 @@ class LiveRun:
         prompt: the version, one of the task's prompt.
         cases: the prompt's.
         max_cost: US dollars after which no more jobs are sent.
+        folder: the folder of prompts, where each reply is recorded as it comes; None: nowhere.
         on_change: called whenever a job was sent or has ended.
     """
 
@@ -55,6 +56,7 @@ class LiveRun:
         prompt: Prompt,
         cases: Cases,
         max_cost: Decimal,
+        folder: Path | None = None,
         on_change: Callable[[LiveRun], None] = lambda run: None,
     ) -> None:
         self._registry = registry
@@ -64,6 +66,8 @@ class LiveRun:
         self.spending = Spending(max_cost)
         self.jobs = Jobs(Preparer(registry), self.spending, lambda: on_change(self))
         self.recordings: dict[str, Recording] = {}
+        self.recorded_in = None if folder is None else path_of(folder, prompt)
+        self._folder = folder
         self.answered = 0
         self.cancelled = 0
         self._facts: dict[str, Facts] = {}
@@ -116,18 +120,6 @@ class LiveRun:
             cases=judged,
         )
 
-    def save(self, folder: Path) -> Path | None:
-        """Write the replies beside the prompt; those of cases that brought none are kept.
-
-        Returns the file's path, or None when there was no reply.
-        """
-        if not self.recordings:
-            return None
-        prompt = self._choice.prompt
-        known = load_recordings(folder, prompt) | self.recordings
-        names = [case.name or "" for case in self.dataset.cases]
-        return save_recordings(folder, prompt, [known[name] for name in names if name in known])
-
     async def _answer(self, given: Given) -> dict[str, Any]:
         facts = self._facts[given.case] = Facts()
         ended = await self.jobs.run(self._choice, given.values, self._choice.prompt.version)
@@ -136,8 +128,17 @@ class LiveRun:
         if ended.output is None:
             raise CaseFailed(ended.reason)
         facts.warnings = ended.warnings
-        self.recordings[given.case] = recording(self._choice.prompt, given, ended)
+        self._record(recording(self._choice.prompt, given, ended))
         return ended.output
+
+    def _record(self, new: Recording) -> None:
+        """Each reply at once, as it was paid for; those of cases that brought none are kept."""
+        self.recordings[new.case] = new
+        if self._folder is not None:
+            prompt = self._choice.prompt
+            known = load_recordings(self._folder, prompt) | self.recordings
+            names = [case.name or "" for case in self.dataset.cases]
+            save_recordings(self._folder, prompt, [known[name] for name in names if name in known])
 
     async def _judge(self, rubric: str, given: Given, output: dict[str, Any]) -> tuple[bool, str]:
         task = self._registry[JUDGE]
