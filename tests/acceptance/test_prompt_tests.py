@@ -99,9 +99,8 @@ def test_a_run_is_recorded_stored_with_its_cost_and_then_passes_without_claude(
     assert run["report"] == report
     assert (run["mode"], run["passed"], run["cases"], run["failures"]) == ("live", True, 2, 0)
     assert (tmp_path / "r.xml").read_text().count("<testcase ") == 6
-    jobs = query("SELECT DISTINCT user_id, prompt_version FROM jobs ORDER BY 2 DESC LIMIT 1")
-    assert jobs[0]["user_id"] == "prompt-test"
-    assert jobs[0]["prompt_version"].startswith("1.0")
+    (job,) = query("SELECT DISTINCT user_id, prompt_version FROM jobs")
+    assert job == {"user_id": "prompt-test", "prompt_version": f"1.0@{run['prompt_sha256'][:12]}"}
 
     claude.reset()
     again = prompts_test()
@@ -158,6 +157,27 @@ def test_a_rubric_is_judged_by_a_job_whose_cost_counts(
 
 def entry_cost(entry: Any) -> Decimal:
     return Decimal(str(entry.cost_usd))
+
+
+def test_a_draft_is_run_as_it_is_now_by_workers_that_never_had_it(
+    claude: SimulatedClaude, folder: Path, write: Callable[..., None]
+) -> None:
+    write(first="NotEmpty: summary")
+    released = (folder / "classify_ticket" / "1.0.toml").read_text()
+    draft = folder / "classify_ticket" / "1.7.toml"
+
+    for wording in ("You sort support tickets.", "You route support tickets."):
+        draft.write_text(released.replace("You triage support tickets.", wording))
+        get_prompts.cache_clear()
+        load_registry.cache_clear()
+        assert "no reply is recorded" in (before := prompts_test().stdout) or "was edited" in before
+        done = prompts_test("--live")
+        assert done.exit_code == 0, done.output
+        assert prompts_test().exit_code == 0
+        assert stored()["version"] == "1.7"
+
+    ran = query("SELECT DISTINCT prompt_sha256 FROM usage WHERE prompt_version = '1.7'")
+    assert len(ran) == 2
 
 
 def test_a_run_at_its_cap_sends_no_more_and_has_not_passed(

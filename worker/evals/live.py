@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 
 from worker.claude.pricing import price_book
 from worker.claude.reply import Tokens
+from worker.engine.catalog import register
 from worker.engine.choose import Choice
+from worker.engine.pins import pin_to
 from worker.engine.prepare import Preparer
 from worker.engine.prompts import Prompt
 from worker.engine.recordings import Recording, load_recordings, path_of, save_recordings
@@ -42,7 +44,7 @@ class LiveRun:
     Args:
         registry: the tasks and prompts of this process.
         task: whose checks apply.
-        prompt: the version, one of the task's prompt.
+        prompt: the version, of whose very content the jobs are.
         cases: the prompt's.
         max_cost: US dollars after which no more jobs are sent.
         folder: the folder of prompts, where each reply is recorded as it comes; None: nowhere.
@@ -73,7 +75,7 @@ class LiveRun:
         self._facts: dict[str, Facts] = {}
 
     def check(self) -> None:
-        """Check that the jobs can run.
+        """Check that the jobs can run, and leave the version for workers that do not have it.
 
         Raises:
             ConfigurationError: no worker lives, or the task is paused.
@@ -87,6 +89,7 @@ class LiveRun:
             )
         with transaction() as connection:
             _require_running(connection, self._choice)
+            register(connection, [self._choice.prompt])
 
     def run(self) -> Report:
         """Send the jobs, judge their outputs, and say what was found.
@@ -122,7 +125,7 @@ class LiveRun:
 
     async def _answer(self, given: Given) -> dict[str, Any]:
         facts = self._facts[given.case] = Facts()
-        ended = await self.jobs.run(self._choice, given.values, self._choice.prompt.version)
+        ended = await self.jobs.run(self._choice, given.values, pin_to(self._choice.prompt))
         ended.note(facts)
         self.answered += 1
         if ended.output is None:
