@@ -195,7 +195,11 @@ def _summary(report: Report) -> str:
         parts.append(f"the run ended at its cost cap, {money(report.max_cost_usd)}")
     if report.mode == "live":
         cost = money(report.cost_usd) if report.cost_usd is not None else "unknown in part"
-        parts.append(f"cost {cost}")
+        tokens_in = sum(case.input_tokens for case in report.cases)
+        tokens_out = sum(case.output_tokens for case in report.cases)
+        parts.append(
+            f"cost {cost}; {tokens_in:,} tokens in, {tokens_out:,} out, judges not counted"
+        )
     return "; ".join(parts)
 
 

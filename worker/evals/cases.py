@@ -174,8 +174,10 @@ def _resolved(value: Any, folder: Path, where: str) -> Any:
         case {"$file": str(name), **rest} if not rest:
             try:
                 return (folder / name).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{where}: $file: {name}: {error}") from None
+            except OSError as error:
+                raise ConfigurationError(f"{where}: $file: {name}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise ConfigurationError(f"{where}: $file: {name}: not in UTF-8") from None
         case dict():
             return {key: _resolved(item, folder, where) for key, item in value.items()}
         case list():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext, EvaluatorOutput
 
@@ -32,6 +32,10 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 #: The value of what was not judged; pydantic-evals keeps it apart from what passed or failed.
 SKIPPED = "skipped"
+
+
+#: 30 and 30.0 are the same bound, and shown as 30.
+Bound = Annotated[float, AfterValidator(lambda n: int(n) if n.is_integer() else n)]
 
 
 @dataclass(config=_STRICT, repr=False, kw_only=True)
@@ -72,9 +76,9 @@ class _Bounded(Expectation):
     """An expectation about how much there is of something."""
 
     at: Path
-    equals: int | float | None = None
-    at_least: int | float | None = None
-    at_most: int | float | None = None
+    equals: Bound | None = None
+    at_least: Bound | None = None
+    at_most: Bound | None = None
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> Self:

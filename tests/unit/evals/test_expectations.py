@@ -126,7 +126,7 @@ def test_an_expectation_about_nothing_is_not_met(
     ("name", "arguments", "complaint"),
     [
         ("Count", {"at": "x"}, "give one of equals, at_least, at_most"),
-        ("Count", {"at": "x", "equals": "3"}, "valid integer"),
+        ("Count", {"at": "x", "equals": "3"}, "valid number"),
         ("Words", {"at": "a[", "at_most": 3}, "'a[' is no JMESPath"),
         ("Matches", {"at": "x", "regex": "("}, "'(' is no regular expression"),
         ("OneOf", {"at": "x", "value": ["a"]}, "values"),
