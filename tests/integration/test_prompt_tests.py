@@ -71,6 +71,16 @@ def test_recorded_replies_are_judged_without_a_database(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("producer")
+def test_a_report_that_cannot_be_written_is_stored_all_the_same(run: Run) -> None:
+    code, _, err = run("test", "classify_ticket", "--junit", "no/such/folder.xml")
+
+    assert code == 1
+    stored, complaint = err.splitlines()
+    assert stored.startswith("stored as test run ")
+    assert complaint.startswith("claude-jobs: cannot write the report: ")
+
+
+@pytest.mark.usefixtures("producer")
 def test_a_run_is_stored_where_there_is_a_database(run: Run, folder: Path) -> None:
     cases = folder / "summarize_text" / "cases.yaml"
     sha256 = get_prompts().get("summarize_text", "1.0").sha256
@@ -117,7 +127,6 @@ def test_what_was_recorded_for_another_content_or_input_does_not_pass(
         (["classify_ticket", "--version", "9"], "has no version '9'"),
         (["classify_ticket", "--task", "no_such"], "unknown task 'no_such'"),
         (["classify_ticket", "--task", "summarize_text"], "does not use the prompt"),
-        (["classify_ticket", "--junit", "no/such/folder.xml"], "cannot write the report"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(run: Run, arguments: list[str], complaint: str) -> None:
@@ -132,7 +141,8 @@ def test_what_cannot_be_run_is_one_line(run: Run, arguments: list[str], complain
 @pytest.mark.usefixtures("producer")
 def test_a_live_run_that_nobody_would_work_on_is_not_begun(run: Run, folder: Path) -> None:
     assert "no worker is alive" in run("test", "classify_ticket", "--live")[2]
-    assert "more than 0" in run("test", "classify_ticket", "--live", "--max-cost", "0")[2]
+    for cost in ("0", "nan", "inf", "-1"):
+        assert "more than 0" in run("test", "classify_ticket", "--live", "--max-cost", cost)[2]
     with transaction() as connection:
         connection.execute(text("INSERT INTO workers (name, slots, running) VALUES ('w', 1, 0)"))
         connection.execute(
@@ -143,6 +153,10 @@ def test_a_live_run_that_nobody_would_work_on_is_not_begun(run: Run, folder: Pat
     )
     edit(folder / "summarize_text" / "1.0.toml", "claude-haiku-5-5", "claude-unknown-9")
     assert "claude-unknown-9 has no known price" in run("test", "summarize_text", "--live")[2]
+    (folder / "extract_entities" / "recorded" / "1.0.jsonl").unlink()
+    (folder / "extract_entities" / "recorded").rmdir()
+    (folder / "extract_entities" / "recorded").write_text("in the way")
+    assert "--no-record does without" in run("test", "extract_entities", "--live")[2]
     with transaction() as connection:
         assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from math import inf
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from worker.cli.operate import person
-from worker.cli.output import check_database, err, money, out, table
+from worker.cli.output import check_database, err, money
+from worker.cli.testreport import print_report
 from worker.engine.registry import AnyTask, Registry, load_registry
 from worker.errors import ClaudeJobsError, ConfigurationError, InvalidInput
 from worker.settings import get_prompts_dir, get_settings
@@ -23,12 +25,10 @@ from worker.storage.prompt_tests import NewRun, insert_run
 
 if TYPE_CHECKING:
     from worker.evals.live import LiveRun
-    from worker.evals.report import CaseReport, Report
+    from worker.evals.report import Report
 
 #: The modules of the extra that only this command needs.
 _EXTRA = ("jmespath", "pydantic_ai", "pydantic_evals", "yaml")
-
-_MARKS = {True: "[green]passed[/]", False: "[red]failed[/]"}
 
 
 def run_cases(
@@ -63,17 +63,19 @@ def run_cases(
     registry = load_registry()
     kind = _task(registry, name, task)
     try:
-        report = _live(registry, kind, version, max_cost, record) if live else None
-        report = report or _recorded(registry, kind, version)
+        if live:
+            report = _live(registry, kind, version, max_cost, record)
+        else:
+            report = _recorded(registry, kind, version)
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in _EXTRA:
             raise
         raise ConfigurationError(
             "`prompts test` needs the extra `prompts`: pip install 'claude-jobs[prompts]'"
         ) from None
-    _print(report)
-    _write(report, junit, json)
+    print_report(report)
     _store(report)
+    _write(report, junit, json)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -107,9 +109,9 @@ def _live(
     from worker.evals.cases import load_cases
     from worker.evals.live import LiveRun
 
+    if max_cost is not None and not 0 < max_cost < inf:
+        raise InvalidInput(f"--max-cost {max_cost:g}: give US dollars, more than 0")
     cap = get_settings().prompt_test_max_cost if max_cost is None else Decimal(str(max_cost))
-    if cap <= 0:
-        raise InvalidInput(f"--max-cost {cap}: give US dollars, more than 0")
     prompt, folder = registry.prompts.get(task.prompt, version), get_prompts_dir()
     cases = load_cases(folder, task)
     check_database()
@@ -143,64 +145,6 @@ def _progress() -> Iterator[Callable[[LiveRun], None]]:
             )
 
         yield update
-
-
-def _print(report: Report) -> None:
-    against = "by jobs" if report.mode == "live" else "against recorded replies"
-    out.print(f"[bold]{report.prompt}/{report.version}[/] {against}\n")
-    columns = ("case~", "", "held>", "skipped>", "calls>", "input>", "output>", "cost>")
-    listed = table(*columns)
-    for case in report.cases:
-        judged = len(case.expectations) - case.count("skipped")
-        listed.add_row(
-            escape(case.name),
-            _MARKS[case.passed],
-            f"{case.count('passed')}/{judged}",
-            str(case.count("skipped") or "·"),
-            str(case.calls or "·"),
-            f"{case.input_tokens:,}",
-            f"{case.output_tokens:,}",
-            "·" if report.mode == "recorded" else money(case.cost_usd),
-        )
-    out.print(listed)
-    for case in report.cases:
-        _print_details(case)
-    out.print(f"\n{_summary(report)}")
-
-
-def _print_details(case: CaseReport) -> None:
-    wrong = [(each.name, each.why) for each in case.expectations if each.verdict == "failed"]
-    if case.passed and not case.warnings:
-        return
-    job = f"  (job {case.job})" if case.job else ""
-    out.print(f"\n[bold]{escape(case.name)}[/]{job}")
-    if case.error is not None:
-        out.print(f"  [red]✗[/] {escape(case.error)}")
-    for name, why in wrong:
-        out.print(f"  [red]✗[/] {escape(name)}\n    {escape(why or '')}")
-    for warning in case.warnings:
-        out.print(f"  [yellow]![/] {escape(warning['check'])}: {escape(warning['problem'])}")
-
-
-def _summary(report: Report) -> str:
-    failed, skipped = len(report.failures), report.count("skipped")
-    verdict = "[green]passed[/]" if report.passed else "[red]not passed[/]"
-    parts = [
-        f"{verdict}: {len(report.cases) - failed} of {len(report.cases)} cases, "
-        f"{report.count('passed')} expectations held, {report.count('failed')} did not"
-    ]
-    if skipped:
-        parts.append(f"{skipped} were skipped: only a live run can judge them")
-    if report.capped:
-        parts.append(f"the run ended at its cost cap, {money(report.max_cost_usd)}")
-    if report.mode == "live":
-        cost = money(report.cost_usd) if report.cost_usd is not None else "unknown in part"
-        tokens_in = sum(case.input_tokens for case in report.cases)
-        tokens_out = sum(case.output_tokens for case in report.cases)
-        parts.append(
-            f"cost {cost}; {tokens_in:,} tokens in, {tokens_out:,} out, judges not counted"
-        )
-    return "; ".join(parts)
 
 
 def _write(report: Report, junit: Path | None, json: Path | None) -> None:

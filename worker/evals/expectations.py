@@ -6,14 +6,13 @@ Where a path gives a list, every item must meet the expectation. One about nothi
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext, EvaluatorOutput
+from pydantic_evals.evaluators import EvaluationReason, EvaluatorOutput
 
-from worker.evals.given import About, Given
+from worker.evals.expectation import SKIPPED, STRICT, Bounded, Context, Expectation
+from worker.evals.given import Given
 from worker.evals.values import (
     Nothing,
     Path,
@@ -26,90 +25,9 @@ from worker.evals.values import (
     texts,
 )
 
-Context = EvaluatorContext[Any, dict[str, Any], About]
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
-
-#: The value of what was not judged; pydantic-evals keeps it apart from what passed or failed.
-SKIPPED = "skipped"
-
-
-#: 30 and 30.0 are the same bound, and shown as 30.
-Bound = Annotated[float, AfterValidator(lambda n: int(n) if n.is_integer() else n)]
-
-
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class Expectation(Evaluator[Any, dict[str, Any], About]):
-    """Base: subclasses say what is wrong with an output, or None.
-
-    live_only: only a real model can meet it; reported as skipped against recorded replies.
-    """
-
-    live_only: bool = False
-
-    def get_default_evaluation_name(self) -> str:
-        """The expectation as `cases.yaml` has it, on one line."""
-        arguments = self.build_serialization_arguments()
-        arguments.pop("live_only", None)
-        listed = ", ".join(f"{name}: {quoted(value)}" for name, value in arguments.items())
-        return f"{self.get_serialization_name()} {{{listed}}}"
-
-    def evaluate(self, ctx: Context) -> EvaluatorOutput:
-        """`True`, `False` and why, or `"skipped"` and why."""
-        about: About = ctx.metadata or About()
-        given: Given = ctx.inputs
-        if (self.live_only or about.live_only) and not given.live:
-            return EvaluationReason(SKIPPED, "only a real model can meet it")
-        try:
-            wrong = self.problem(ctx.output, given)
-        except Nothing as nothing:
-            wrong = str(nothing)
-        return EvaluationReason(wrong is None, wrong)
-
-    @abstractmethod
-    def problem(self, output: dict[str, Any], given: Given) -> str | None:
-        """What is wrong, with the offending value."""
-
-
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class _Bounded(Expectation):
-    """An expectation about how much there is of something."""
-
-    at: Path
-    equals: Bound | None = None
-    at_least: Bound | None = None
-    at_most: Bound | None = None
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.equals is None and self.at_least is None and self.at_most is None:
-            raise ValueError("give one of equals, at_least, at_most")
-        return self
-
-    @abstractmethod
-    def sizes(self, output: dict[str, Any]) -> list[tuple[float, str, Any]]:
-        """How much there is, of what, and where."""
-
-    def problem(self, output: dict[str, Any], given: Given) -> str | None:
-        def wrong(size: tuple[float, str, Any]) -> str | None:
-            number, unit, value = size
-            off = self._off(number)
-            return off and f"{number:g}{unit}, {off}: {quoted(value)}"
-
-        return first(self.sizes(output), wrong)
-
-    def _off(self, number: float) -> str | None:
-        if self.equals is not None and number != self.equals:
-            return f"not {self.equals:g}"
-        if self.at_least is not None and number < self.at_least:
-            return f"below {self.at_least:g}"
-        if self.at_most is not None and number > self.at_most:
-            return f"above {self.at_most:g}"
-        return None
-
-
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class Count(_Bounded):
+@dataclass(config=STRICT, repr=False, kw_only=True)
+class Count(Bounded):
     """How many items a list has."""
 
     def sizes(self, output: dict[str, Any]) -> list[tuple[float, str, Any]]:
@@ -119,31 +37,31 @@ class Count(_Bounded):
         return [(len(value), " items", value)]
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class Number(_Bounded):
+@dataclass(config=STRICT, repr=False, kw_only=True)
+class Number(Bounded):
     """How large a number is."""
 
     def sizes(self, output: dict[str, Any]) -> list[tuple[float, str, Any]]:
         return [(each, "", each) for each in numbers(self.at, output)]
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class Words(_Bounded):
+@dataclass(config=STRICT, repr=False, kw_only=True)
+class Words(Bounded):
     """How many words a text has."""
 
     def sizes(self, output: dict[str, Any]) -> list[tuple[float, str, Any]]:
         return [(len(text.split()), " words", text) for text in texts(self.at, output)]
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
-class Characters(_Bounded):
+@dataclass(config=STRICT, repr=False, kw_only=True)
+class Characters(Bounded):
     """How many characters a text has."""
 
     def sizes(self, output: dict[str, Any]) -> list[tuple[float, str, Any]]:
         return [(len(text), " characters", text) for text in texts(self.at, output)]
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class Contains(Expectation):
     """Texts that must all occur; in a list, each in some item. Upper and lower case are the same
     unless `case_sensitive`."""
@@ -160,7 +78,7 @@ class Contains(Expectation):
         return None
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class NotContains(Expectation):
     """Texts none of which may occur; otherwise like `Contains`."""
 
@@ -176,7 +94,7 @@ class NotContains(Expectation):
         return None
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class Matches(Expectation):
     """A regular expression that must match somewhere in the text (`^…$` for all of it)."""
 
@@ -190,7 +108,7 @@ class Matches(Expectation):
         )
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class Equals(Expectation):
     """The one right value; a list is compared as a whole."""
 
@@ -202,7 +120,7 @@ class Equals(Expectation):
         return None if value == self.value else f"it is {quoted(value)}"
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class OneOf(Expectation):
     """The right values."""
 
@@ -216,7 +134,7 @@ class OneOf(Expectation):
         )
 
 
-@dataclass(config=_STRICT, repr=False)
+@dataclass(config=STRICT, repr=False)
 class NotEmpty(Expectation):
     """Something is there, and no text in it is blank."""
 
@@ -229,7 +147,7 @@ class NotEmpty(Expectation):
         return None
 
 
-@dataclass(config=_STRICT, repr=False, kw_only=True)
+@dataclass(config=STRICT, repr=False, kw_only=True)
 class Quotes(Expectation):
     """The texts stand in a field of the input word for word; white space does not count."""
 
@@ -246,7 +164,7 @@ class Quotes(Expectation):
         )
 
 
-@dataclass(config=_STRICT, repr=False)
+@dataclass(config=STRICT, repr=False)
 class Rubric(Expectation):
     """What Claude is to judge, in a sentence or two; see `tasks/judge_output.py`.
 

@@ -112,7 +112,11 @@ class Jobs:
         spending.reserve(worst)
         self._running.add(job.id)
         self._on_change()
-        ended = await self._ended(job.id)
+        try:
+            ended = await self._ended(job.id)
+        except BaseException:
+            spending.give_up(worst)
+            raise
         self._running.discard(job.id)
         spending.settle(worst, ended.calls)
         self._on_change()

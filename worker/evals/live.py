@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -49,6 +50,9 @@ class LiveRun:
         max_cost: US dollars after which no more jobs are sent.
         folder: the folder of prompts, where each reply is recorded as it comes; None: nowhere.
         on_change: called whenever a job was sent or has ended.
+
+    Raises:
+        ConfigurationError: what is recorded already is not readable.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class LiveRun:
         self.jobs = Jobs(Preparer(registry), self.spending, lambda: on_change(self))
         self.recordings: dict[str, Recording] = {}
         self.recorded_in = None if folder is None else path_of(folder, prompt)
+        self._recorded = load_recordings(folder, prompt) if folder else {}
         self._folder = folder
         self.answered = 0
         self.cancelled = 0
@@ -78,9 +83,11 @@ class LiveRun:
         """Check that the jobs can run, and leave the version for workers that do not have it.
 
         Raises:
-            ConfigurationError: no worker lives, or the task is paused.
+            ConfigurationError: no worker lives, the task is paused, or replies cannot be recorded.
             InvalidInput: the model has no known price, so that no cap can be kept.
         """
+        if self.recorded_in is not None:
+            _require_writable(self.recorded_in)
         model = self._choice.model
         if price_book().cost_usd(model, Tokens(input=1, output=1)) is None:
             raise InvalidInput(
@@ -139,7 +146,7 @@ class LiveRun:
         self.recordings[new.case] = new
         if self._folder is not None:
             prompt = self._choice.prompt
-            known = load_recordings(self._folder, prompt) | self.recordings
+            known = self._recorded | self.recordings
             names = [case.name or "" for case in self.dataset.cases]
             save_recordings(self._folder, prompt, [known[name] for name in names if name in known])
 
@@ -176,6 +183,17 @@ def recording(prompt: Prompt, given: Given, ended: Ended) -> Recording:
         },
     }
     return Recording(case=given.case, prompt_sha256=prompt.sha256, input=given.values, reply=reply)
+
+
+def _require_writable(path: Path) -> None:
+    """Before the money is spent."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path if path.exists() else path.parent, os.W_OK)
+    except OSError:
+        allowed = False
+    if not allowed:
+        raise ConfigurationError(f"cannot record replies in {path}: --no-record does without")
 
 
 def _require_running(connection: Connection, choice: Choice) -> None:

@@ -50,6 +50,13 @@ class Spending:
         self.reserved += worst
         self.in_flight += 1
 
+    def give_up(self, worst: Decimal) -> None:
+        """It is not waited for any more: what it costs will not be known."""
+        self.reserved -= worst
+        self.in_flight -= 1
+        self.suspected += worst
+        self.unpriced += 1
+
     def settle(self, worst: Decimal, calls: Iterable[RowMapping]) -> None:
         """It has ended, after these `calls` (rows of `usage`)."""
         self.reserved -= worst
