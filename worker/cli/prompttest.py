@@ -137,9 +137,10 @@ def _progress() -> Iterator[Callable[[LiveRun], None]]:
 
         def update(run: LiveRun) -> None:
             spent = f"{money(run.spending.spent)} of {money(run.spending.cap)}"
+            stranded = ", [red]no worker is alive[/]: start one" if run.jobs.stranded else ""
             progress.update(
                 bar,
-                description=f"{run.spending.in_flight} jobs run, {spent}",
+                description=f"{run.spending.in_flight} jobs run, {spent}{stranded}",
                 completed=run.answered,
                 total=len(run.dataset.cases),
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from worker.claude.pricing import price_book
 from worker.claude.reply import Tokens
@@ -19,7 +20,8 @@ from worker.errors import InvalidInput
 from worker.evals.report import Facts
 from worker.evals.run import CaseFailed
 from worker.evals.spending import Spending
-from worker.storage import control, read
+from worker.settings import get_settings
+from worker.storage import control, fleet, read
 from worker.storage.engine import transaction
 from worker.storage.models import TERMINAL_STATES
 
@@ -28,8 +30,8 @@ USER = "prompt-test"
 
 #: Somebody is waiting, and the jobs are few.
 _PRIORITY = 10
-#: Seconds between looks at a job.
-_PAUSE = 0.1
+#: Seconds between looks at a job, and at the workers.
+_PAUSE, _ROUND = 0.1, 5.0
 #: Bytes of a request that make a token at least: an estimate on the safe side.
 _BYTES_PER_TOKEN = 3
 
@@ -87,7 +89,10 @@ class Jobs:
         self._spending = spending
         self._on_change = on_change
         self._running: set[UUID] = set()
+        self._looked = time.monotonic()
         self.capped = False
+        #: Whether nobody is there to run what was sent.
+        self.stranded = False
 
     async def run(self, choice: Choice, values: dict[str, Any], pin: str | None) -> Ended:
         """Run a job for an input, as soon as the cap allows.
@@ -136,7 +141,15 @@ class Jobs:
             with transaction() as connection:
                 if read.outcome(connection, job_id)["state"] in TERMINAL_STATES:
                     return Ended(*read.job_details(connection, job_id))
+                self._look_at_workers(connection)
             await asyncio.sleep(_PAUSE)
+
+    def _look_at_workers(self, connection: Connection) -> None:
+        if time.monotonic() < self._looked + _ROUND:
+            return
+        self._looked = time.monotonic()
+        self.stranded = not alive(connection)
+        self._on_change()
 
     def _worst(self, choice: Choice, values: dict[str, Any]) -> Decimal:
         """The cost of the longest reply, in US dollars."""
@@ -147,3 +160,9 @@ class Jobs:
         if cost is None:
             raise InvalidInput(f"{choice.model} has no known price")
         return cost
+
+
+def alive(connection: Connection) -> bool:
+    """Whether any worker is there to run jobs."""
+    silent = get_settings().lease_seconds
+    return fleet.progress(connection, silent=silent).live_workers > 0

@@ -24,12 +24,11 @@ from worker.engine.registry import AnyTask, Registry
 from worker.errors import ConfigurationError, InvalidInput
 from worker.evals.cases import Cases
 from worker.evals.given import Given
-from worker.evals.jobs import Ended, Jobs
+from worker.evals.jobs import Ended, Jobs, alive
 from worker.evals.report import Facts, Report
 from worker.evals.run import CaseFailed, evaluate
 from worker.evals.spending import Spending
-from worker.settings import get_settings
-from worker.storage import control, fleet
+from worker.storage import control
 from worker.storage.engine import transaction
 
 #: The task that judges rubrics.
@@ -197,7 +196,7 @@ def _require_writable(path: Path) -> None:
 
 
 def _require_running(connection: Connection, choice: Choice) -> None:
-    if not fleet.progress(connection, silent=get_settings().lease_seconds).live_workers:
+    if not alive(connection):
         raise ConfigurationError(
             "no worker is alive, so nobody would run the jobs: start one first"
         )
