@@ -28,8 +28,8 @@ from worker.storage.models import TERMINAL_STATES
 #: On whose behalf test jobs run, so that their cost can be told from everybody else's.
 USER = "prompt-test"
 
-#: Somebody is waiting, and the jobs are few.
-_PRIORITY = 10
+#: As for reviews: before the ordinary, as somebody waits and the jobs are few.
+_PRIORITY = 50
 #: Seconds between looks at a job, and at the workers.
 _PAUSE, _ROUND = 0.1, 5.0
 #: Bytes of a request that make a token at least: an estimate on the safe side.
