@@ -61,6 +61,19 @@ def definitions(connection: Connection) -> dict[str, str]:
     return {name: definition for name, definition in found if "alembic_version" not in name}
 
 
+def view_columns(connection: Connection) -> set[str]:
+    """The names under which `definitions` lists what views show."""
+    found = connection.execute(
+        text("""
+        SELECT table_name || '.' || column_name
+        FROM information_schema.columns
+        JOIN information_schema.views USING (table_schema, table_name)
+        WHERE table_schema = 'public'
+        """)
+    )
+    return set(found.scalars())
+
+
 def objects(connection: Connection) -> list[str]:
     """What is left in a database besides Alembic's own table."""
     found = connection.execute(
@@ -78,12 +91,13 @@ def test_models_and_migrations_agree(empty: Engine, another: Engine) -> None:
         migrate(connection)
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
-        migrated = definitions(connection)
+        migrated, views = definitions(connection), view_columns(connection)
     with transaction(another) as connection:
         Base.metadata.create_all(connection)
         modelled = definitions(connection)
 
-    assert migrated == modelled
+    # Views are no models: they are tested by what they show.
+    assert {key: value for key, value in migrated.items() if key not in views} == modelled
     assert len([name for name in migrated if name.startswith("jobs.")]) > 20
 
 
