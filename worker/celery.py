@@ -28,6 +28,7 @@ from worker.engine.holdings import Holdings
 from worker.engine.prepare import Preparer
 from worker.engine.registry import AnyTask, load_registry
 from worker.engine.relay import Relay
+from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServedModels, Serving, ServingLoop
 from worker.engine.settling import Ended
 from worker.errors import ClaudeJobsError, ConfigurationError
@@ -124,6 +125,7 @@ def _build_engine(worker: Any) -> Engine:
         holdings,
         relay,
         serving_loop,
+        ReleaseWatcher(settings, registry.prompts),
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

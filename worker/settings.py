@@ -316,6 +316,43 @@ class Settings(BaseSettings):
         "day. Without it they are logged and kept: see `claude-jobs alerts`.",
     )
 
+    watchdog: Literal["off", "alert", "rollback"] = Field(
+        "alert",
+        description="What follows when a version that was just released is worse than the one it "
+        "replaced: an alert, or a rollback as well. See docs/prompts.md.",
+    )
+    watch_invalid_points: float = Field(
+        5.0,
+        gt=0,
+        lt=100,
+        description="How many points more of a new version's first replies may be invalid.",
+    )
+    watch_refused_points: float = Field(
+        5.0,
+        gt=0,
+        lt=100,
+        description="How many points more may be refused or cut off.",
+    )
+    watch_length_factor: float = Field(
+        1.5,
+        ge=1,
+        allow_inf_nan=False,
+        description="How many times as long replies may become.",
+    )
+    watch_cost_factor: float = Field(
+        1.5,
+        ge=1,
+        allow_inf_nan=False,
+        description="How many times as dear a job's first call may become.",
+    )
+    watch_false_alarms: float = Field(
+        1e-4,
+        gt=0,
+        le=0.05,
+        description="The probability that a release which is no worse raises an alarm. Ten times "
+        "as much finds a bad one about a fifth sooner.",
+    )
+
     @property
     def broker_url(self) -> str:
         """Celery's broker: `CELERY_BROKER_URL`, or else `REDIS_URL`."""

@@ -1,4 +1,4 @@
-"""The loop that tells people what they should know: long replies, unknown prices, spend, drift.
+"""The loop that tells people what they should know: long replies, prices, spend, drift, releases.
 
 Nothing of this is on a job's way. A job writes its usage row as ever; every few seconds one worker
 of the fleet looks at the rows that ended since the last look, and raises alerts in the transaction
@@ -11,14 +11,15 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
 from worker.engine.drift import History, Shift
+from worker.engine.finding import Finding
 from worker.engine.loops import Loop
+from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.task import DEFAULT_OUTPUT_BOUND
 from worker.storage import alerts, inspection
 from worker.storage.alerts import Raised
@@ -28,6 +29,8 @@ from worker.storage.inspection import EndedCall, Lengths, PromptVersion
 log = structlog.get_logger(__name__)
 
 _INTERVAL = 5.0
+#: While a release that is new gets calls.
+_SOON = 0.5
 #: Calls per look: a transaction of some 50 ms. After a full one, the next follows at once.
 _BATCH = 1000
 #: The replies whose length says something about the prompt. Those that were cut off or did not fit
@@ -35,41 +38,19 @@ _BATCH = 1000
 _TELLING = ("ok", "invalid_output", "truncated")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An alert to be raised; `count` is how many calls gave the reason."""
-
-    kind: str
-    subject: str
-    message: str
-    details: dict[str, Any]
-    count: int = 1
-    repeat_seconds: float = alerts.REPEAT_SECONDS
-
-    def put(self, connection: Connection) -> Raised:
-        """Raise it."""
-        return alerts.raise_alert(
-            connection,
-            self.kind,
-            self.subject,
-            self.message,
-            self.details,
-            count=self.count,
-            repeat_seconds=self.repeat_seconds,
-        )
-
-
 class AlertLoop(Loop):
     """Looks at calls that have ended, and at pauses; one worker at a time, whichever comes first.
 
-    `bounds` holds the output tokens above which a call of a task is worth an alert.
+    `bounds` holds the output tokens above which a call of a task is worth an alert; `watcher`
+    compares what was released with what it replaced.
     """
 
     name = "alerts"
 
-    def __init__(self, bounds: Mapping[str, int]) -> None:
+    def __init__(self, bounds: Mapping[str, int], watcher: ReleaseWatcher | None = None) -> None:
         super().__init__()
         self._bounds = bounds
+        self._watcher = watcher
 
     def step(self) -> float:
         with transaction() as connection:
@@ -81,12 +62,15 @@ class AlertLoop(Loop):
                 *unpriced_models(calls),
                 *_drifts(connection, calls),
                 *_spend_pauses(connection),
+                *(self._watcher.look(connection, calls) if self._watcher else ()),
             ]
             # In one order, so that two who raise the same alerts do not wait for each other.
             findings.sort(key=lambda found: (found.kind, found.subject))
             raised = [found.put(connection) for found in findings]
         announce(raised)
-        return 0.0 if len(calls) == _BATCH else _pause()
+        if len(calls) == _BATCH:
+            return 0.0
+        return _SOON if self._watcher and self._watcher.is_eager else _pause()
 
 
 def announce(raised: Iterable[Raised]) -> None:

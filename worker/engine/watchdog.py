@@ -17,6 +17,7 @@ says something about the prompt – in the order in which they are looked at:
   few are the traffic. Calls of nobody count each for itself.
 - They are not like those before where something else changed: the model, the inputs. What the old
   version still serves is a *control*: if it became worse as well, it was not the release.
+- No alarm comes before the twentieth reply of a version.
 - Without a baseline of 50 replies there is no comparison: then more than a fifth that is not
   accepted, or refused or cut off, is worth an alarm, and nothing else is.
 
@@ -42,6 +43,9 @@ from worker.engine.baseline import (
     Reply,
 )
 
+#: No alarm before so many: calls that come together may have more in common than the arithmetic
+#: knows.
+_FIRST_CALLS = 20
 _CALLS_OF_A_USER, _FEW_USERS = 5, 20
 #: Users that are told from each other; those that come later count in full.
 _MOST_USERS = 2000
@@ -95,7 +99,7 @@ class Watch:
     def __init__(self, versions: Sequence[str], baseline: Baseline, limits: Limits) -> None:
         self.versions = versions
         self.baseline = baseline
-        self._limits = limits
+        self.limits = limits
         # The probability of a false alarm by one bet, and by one bound that it rests on.
         self._error = limits.false_alarms / (max(len(versions), 1) * len(METRICS) * 2)
         self._bounds = {metric: self._bound(metric) for metric in self._metrics()}
@@ -163,19 +167,20 @@ class Watch:
             return sequential.score_bound(size, self._error)
         if size < SMALLEST:
             return _ABSOLUTE
-        allowed = self._limits.validity if metric == "validity" else self._limits.refusals
+        allowed = self.limits.validity if metric == "validity" else self.limits.refusals
         return sequential.share_bound(total, size, self._error) + allowed
 
     def _scored(self, metric: Metric, counted: int) -> float:
         match metric:
             case "length":
-                return sequential.score(counted / self._limits.length, self.baseline.lengths)
+                return sequential.score(counted / self.limits.length, self.baseline.lengths)
             case "cost":
-                return sequential.score(counted / self._limits.cost, self.baseline.costs)
+                return sequential.score(counted / self.limits.cost, self.baseline.costs)
         return counted
 
     def _is_certain(self, tally: Tally) -> bool:
-        # Without a baseline the bound is certain, and the bet is still held to the same.
+        if tally.calls < _FIRST_CALLS:
+            return False
         return sequential.evidence(tally.stakes) >= 1 / self._error
 
     def _alarm(self, version: str, metric: Metric, tally: Tally) -> Alarm:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -32,10 +33,15 @@ class EndedCall:
     model: str
     prompt: str
     prompt_version: str
+    prompt_sha256: str
+    variant: str | None
+    user_id: str | None
+    attempt: int
     call: int
     outcome: str
     complete: bool
     output_tokens: int
+    cost_usd: Decimal | None
     unpriced: bool
 
 
@@ -58,8 +64,9 @@ WITH ended AS (
 )
 UPDATE usage SET inspected = true
 FROM ended WHERE usage.id = ended.id
-RETURNING usage.id, job_id, task, model, prompt, prompt_version, call, outcome, complete,
-          output_tokens, complete AND cost_usd IS NULL AS unpriced
+RETURNING usage.id, job_id, task, model, prompt, prompt_version, prompt_sha256, variant, user_id,
+          attempt, call, outcome, complete, output_tokens, cost_usd,
+          complete AND cost_usd IS NULL AS unpriced
 """)
 
 

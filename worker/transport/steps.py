@@ -15,6 +15,7 @@ from worker.engine.leases import LeaseLoop
 from worker.engine.loops import Loop
 from worker.engine.maintenance import MaintenanceLoop
 from worker.engine.relay import Relay
+from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServingLoop
 from worker.engine.webhook import DeliveryLoop
 from worker.settings import Settings
@@ -61,6 +62,7 @@ class Engine:
         holdings: Holdings,
         relay: Relay,
         serving: ServingLoop,
+        watcher: ReleaseWatcher,
         *,
         worker: str,
         slots: int,
@@ -73,7 +75,7 @@ class Engine:
         self._worker = worker
         self._leases = LeaseLoop(settings, holdings, worker, slots)
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
-        self._alerts: list[Loop] = [AlertLoop(output_bounds)]
+        self._alerts: list[Loop] = [AlertLoop(output_bounds, watcher)]
         if url := settings.alert_webhook_url:
             self._alerts.append(DeliveryLoop(url.get_secret_value()))
 

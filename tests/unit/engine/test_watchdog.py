@@ -139,11 +139,11 @@ def test_replies_that_are_all_alike() -> None:
 @pytest.mark.parametrize(
     ("metric", "also", "bad", "bound"),
     [
-        ("validity", "", replace(STEADY, invalid=1.0), 8),
+        ("validity", "", replace(STEADY, invalid=1.0), 20),
         ("validity", "", replace(STEADY, invalid=0.5), 60),
-        ("refusals", "", replace(STEADY, refused=1.0), 8),
+        ("refusals", "", replace(STEADY, refused=1.0), 20),
         ("refusals", "validity", replace(STEADY, refused=0.4), 100),
-        ("length", "cost", replace(STEADY, sigma=0.3, length=3.0), 20),
+        ("length", "cost", replace(STEADY, sigma=0.3, length=3.0), 25),
         ("length", "cost", replace(STEADY, sigma=0.6, length=3.0), 100),
         ("length", "cost", replace(STEADY, sigma=0.3, length=2.0), 100),
         ("cost", "", replace(STEADY, cost=3.0), 60),
@@ -229,7 +229,7 @@ def test_one_user_s_odd_inputs_are_no_alarm_but_several_users_are() -> None:
         replace(reply, user=n % 100) for n, reply in enumerate(islice(STEADY.replies(rng), 1000))
     ]
     bad = Reply("invalid_output", 400, 200_000)
-    for users, expected in ((1, []), (4, ["validity"])):
+    for users, expected in ((1, []), (3, []), (4, ["validity"])):
         watch = Watch([NEW], Baseline.of(OLD, old), Limits())
         for number in range(300):
             watch.observe(NEW, replace(bad, user=number % users))
