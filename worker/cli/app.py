@@ -7,6 +7,7 @@ import typer
 from worker.cli import (
     admin,
     alerts,
+    compare,
     enqueue,
     fleet,
     inspect,
@@ -42,6 +43,7 @@ app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
 prompts.prompts.command("test")(prompttest.run_cases)
 prompts.prompts.command("review")(review.review)
+prompts.prompts.command("compare")(compare.compare)
 app.add_typer(prompts.prompts, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")

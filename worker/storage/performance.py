@@ -10,11 +10,11 @@ from sqlalchemy import Connection, RowMapping, text
 # Of jobs that have ended, as the rest would look cheaper than it is; and of those that began within
 # the time, as the first calls of the others are missing.
 _JOBS = text("""
-SELECT job_id, min(usage.user_id) AS user_id,
-       array_agg(DISTINCT usage.prompt_version || '@' || prompt_sha256) AS contents,
+SELECT job_id, min(made.user_id) AS user_id,
+       array_agg(DISTINCT made.prompt_version || '@' || prompt_sha256) AS contents,
        array_agg(DISTINCT coalesce(variant, 'unknown')) AS variants,
        max(outcome) FILTER (WHERE first_reply) AS outcome,
-       bool_or(attempt = 1 AND call = 2) AS asked_again,
+       bool_or(made.attempt = 1 AND call = 2) AS asked_again,
        max(output_tokens) FILTER (WHERE first_reply) AS output_tokens,
        max(latency_ms) FILTER (WHERE first_reply) AS latency_ms,
        max(failed_checks) FILTER (WHERE first_reply) AS failed_checks,
@@ -26,11 +26,11 @@ FROM (
     FROM usage
     WHERE prompt = :prompt AND created_at >= :since AND finished_at IS NOT NULL
       AND (:pinned OR variant IS DISTINCT FROM 'pinned')
-) AS usage
+) AS made
 JOIN jobs ON jobs.id = job_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
 GROUP BY job_id
-HAVING bool_or(usage.prompt_version = ANY(:versions)) AND bool_or(usage.attempt = 1 AND call = 1)
-ORDER BY max(usage.id) DESC
+HAVING bool_or(made.prompt_version = ANY(:versions)) AND bool_or(made.attempt = 1 AND call = 1)
+ORDER BY max(made.id) DESC
 LIMIT :limit
 """)
 
