@@ -104,14 +104,14 @@ def test_what_differs_is_told_in_words(run: Run) -> None:
     assert "500" in lines["jobs"]
     assert "80" in lines["users"]
     assert lines["valid at once"].rstrip().endswith("B worse")
-    assert "96.0% (" in lines["valid at once"]
+    assert "96.0 % (93.6 – 97.5)" in lines["valid at once"]
     assert "-16.0 points (" in lines["valid at once"]
     assert lines["repaired"].rstrip().endswith("B worse")
     assert lines["fails has_dates"].rstrip().endswith("B worse")
     assert lines["output tokens p50"].rstrip().endswith("B longer")
     assert lines["cost per job"].rstrip().endswith("B dearer")
     assert "no difference to be seen" in lines["refused"]
-    assert "among 10 lines" in found.err
+    assert "one or more of 10 lines" in found.err
 
 
 @pytest.mark.usefixtures("compared")
@@ -185,6 +185,15 @@ def test_what_cannot_be_compared_is_one_line(engine: Engine, run: Run) -> None:
         jobs.write()
     assert "summarize_text/1.1" in run("prompts", "compare", PROMPT, "1.0", "1.1").line
     assert "(there are calls of 1.0)" in run("prompts", "compare", PROMPT, "1.0", "1.1").line
+
+
+def test_a_release_tells_the_watchdog_what_to_expect(engine: Engine, run: Run) -> None:
+    made = run("prompts", "release", PROMPT, "1.0", "--expect", "cost=6", "--expect", "validity=9")
+    assert made.code == 0
+    (found,) = view(engine, "SELECT evidence FROM prompt_releases")
+    assert found["evidence"] == {"watch": {"cost": 6.0, "validity": 9.0}}
+    wrong = run("prompts", "release", PROMPT, "1.0", "--expect", "speed=2")
+    assert "'speed=2' is none of validity=…" in wrong.line
 
 
 # The views.

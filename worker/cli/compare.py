@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +75,7 @@ def compare(
         typer.echo(as_json({"prompt": name, "since": after, **asdict(found)}))
         return
     _print(name, since, found)
-    err.print(escape(comparison.caution(len(found.lines))))
+    err.print("\n" + escape(comparison.caution(len(found.lines))))
 
 
 def _jobs(
@@ -117,7 +117,10 @@ def _nothing_of(name: str, label: str, since: str, seen: set[str], pinned: bool)
 
 
 def _print(name: str, since: str, found: Comparison) -> None:
-    out.print(f"[bold]{escape(name)}[/]: A is {escape(found.a)}, B is {escape(found.b)}; {since}")
+    out.print(
+        f"[bold]{escape(name)}[/]: A is {escape(found.a)}, B is {escape(found.b)}, "
+        f"jobs of the last {since}"
+    )
     for note in found.notes:
         out.print(f"- {escape(note)}")
     out.print()
@@ -139,20 +142,18 @@ def _print(name: str, since: str, found: Comparison) -> None:
 def _estimate(line: Line, found: Estimate | None) -> str:
     if found is None:
         return "-"
-    value, low, high = (_number(line, each) for each in (found.value, found.low, found.high))
-    return f"{value} ({low} – {high})"
+    before, number, after = _UNITS[line.unit]
+    value, low, high = (number(each) for each in (found.value, found.low, found.high))
+    return f"{before}{value}{after} ({low} – {high})"
 
 
-def _number(line: Line, value: float) -> str:
-    match line.unit:
-        case "share":
-            return f"{value:.1%}"
-        case "tokens":
-            return f"{value:,.0f}"
-        case "ms":
-            return f"{value / 1000:,.2f} s"
-        case "dollars":
-            return f"${value:.4f}"
+#: What stands before a number, how it is written, and what stands after it.
+_UNITS: dict[str, tuple[str, Callable[[float], str], str]] = {
+    "share": ("", lambda value: f"{100 * value:.1f}", " %"),
+    "tokens": ("", lambda value: f"{value:,.0f}", ""),
+    "ms": ("", lambda value: f"{value / 1000:,.2f}", " s"),
+    "dollars": ("$", lambda value: f"{value:.4f}", ""),
+}
 
 
 def _difference(line: Line) -> str:

@@ -16,6 +16,7 @@ from worker.engine.allocation import POINTS, Allocation, parse_weights, percent_
 from worker.engine.pins import SHORT_HASH
 from worker.engine.prompts import get_prompts
 from worker.engine.registry import load_registry
+from worker.engine.watchdog import parse_limits
 from worker.settings import get_prompts_dir
 from worker.storage import releases
 from worker.storage.engine import transaction
@@ -105,6 +106,14 @@ def release(
         typer.Argument(metavar="VERSION[=PERCENT]…", help="One version, or several with shares."),
     ],
     reason: Reason = "",
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=LIMIT",
+            help="Let the watchdog expect more of this release: cost=6 or length=3 (times as "
+            "much), validity=10 or refusals=10 (points more).",
+        ),
+    ] = None,
 ) -> None:
     """Put a version in force: `release NAME 1.2`, or beside another: `release NAME 1.1=90 1.2=10`.
 
@@ -114,8 +123,11 @@ def release(
     check_database()
     library = load_registry().prompts
     shares = parse_weights(versions)
+    evidence = {"watch": parse_limits(expect)} if expect else {}
     with transaction() as connection:
-        made = releasing.release(connection, library, name, shares, by=person(), reason=reason)
+        made = releasing.release(
+            connection, library, name, shares, by=person(), reason=reason, evidence=evidence
+        )
     err.print(f"release {made.id}: {name} {_shares(made)}")
 
 

@@ -23,8 +23,8 @@ _FEWEST_JOBS, _FEW_USERS = 10, 10
 #: How likely the jobs that are asked for show the difference, if it is as large as it looks.
 _POWER = 0.8
 _ROOM = ((Z + NormalDist().inv_cdf(_POWER)) / Z) ** 2
-#: Beyond so many, more jobs are no answer.
-_MOST_JOBS = 1_000_000
+#: More than so many times the jobs there are is no answer.
+_MOST = 100
 
 Unit = Literal["share", "tokens", "ms", "dollars"]
 
@@ -146,12 +146,14 @@ def compare(a: str, b: str, jobs: Iterable[ComparedJob]) -> Comparison:
 
 
 def caution(lines: int) -> str:
-    """What the confidence of one line is worth among several."""
+    """What the numbers in a table of so many lines mean, and do not mean."""
     chance = 1 - CONFIDENCE**lines
     return (
-        f"{CONFIDENCE:.0%} holds for each line by itself: among {lines} lines of two versions that "
-        f"do not differ, one or more would seem to with a chance of up to {chance:.0%}. Decide "
-        "beforehand which line counts."
+        f"In brackets: {CONFIDENCE:.0%} confidence, for each line by itself. Of two versions that "
+        f"do not differ, one or more of {lines} lines would seem to with a chance of up to "
+        f'{chance:.0%}: decide beforehand which line counts. "About N more jobs", of both '
+        "together, would show a difference as large as the one seen with a chance of "
+        f"{_POWER:.0%}."
     )
 
 
@@ -199,9 +201,9 @@ def _too_early(difference: Estimate, neutral: float, jobs: int) -> str:
         else (difference.high - difference.value)
     )
     needed = jobs * (_ROOM * (reach / size) ** 2 - 1) if size else math.inf
-    if needed > max(_MOST_JOBS, 100 * jobs):
+    if needed > _MOST * jobs:
         return "no difference to be seen"
-    return f"too early to say: about {_rounded(needed)} more jobs would show a difference this size"
+    return f"too early to say: about {_rounded(needed)} more jobs"
 
 
 def _rounded(number: float) -> str:

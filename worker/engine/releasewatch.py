@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 
 from worker.engine import releasing, watchreport
 from worker.engine.allocation import Allocation
-from worker.engine.baseline import LARGEST, METRICS, TELLING, Baseline, Reply
+from worker.engine.baseline import LARGEST, METRICS, SHARES, TELLING, Baseline, Reply
 from worker.engine.finding import Finding
 from worker.engine.prompts import PromptLibrary
 from worker.engine.watchdog import Alarm, Limits, Watch
@@ -244,7 +244,7 @@ def _agreed(release: Release) -> Mapping[str, Any]:
     if not isinstance(agreed, dict):
         return {}
     return {
-        name: float(value)
+        name: value / 100 if name in SHARES else float(value)
         for name, value in agreed.items()
         if name in METRICS and isinstance(value, int | float) and value > 0
     }

@@ -42,6 +42,7 @@ from worker.engine.baseline import (
     Metric,
     Reply,
 )
+from worker.errors import InvalidInput
 
 #: No alarm before so many: calls that come together may have more in common than the arithmetic
 #: knows.
@@ -64,6 +65,28 @@ class Limits:
     length: float = 1.5
     cost: float = 1.5
     false_alarms: float = 1e-4
+
+
+def parse_limits(arguments: Sequence[str]) -> dict[str, float]:
+    """Limits for one release, from `METRIC=NUMBER` each: points for shares, factors for the rest.
+
+    Raises:
+        InvalidInput: an argument is malformed.
+    """
+    limits: dict[str, float] = {}
+    for argument in arguments:
+        metric, _, number = argument.partition("=")
+        if metric not in METRICS:
+            raise InvalidInput(f"{argument!r} is none of {', '.join(f'{m}=…' for m in METRICS)}")
+        least, most = (0.0, 100.0) if metric in SHARES else (1.0, 1e6)
+        try:
+            limits[metric] = float(number)
+        except ValueError:
+            limits[metric] = -1.0
+        if not least < limits[metric] < most:
+            kind = "points more" if metric in SHARES else "a factor"
+            raise InvalidInput(f"{argument!r}: {kind}, between {least:g} and {most:g}")
+    return limits
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from itertools import islice
 import pytest
 
 from worker.engine.baseline import Baseline, Reply
-from worker.engine.watchdog import Alarm, Limits, Watch
+from worker.engine.watchdog import Alarm, Limits, Watch, parse_limits
+from worker.errors import InvalidInput
 
 OLD, NEW = "1.0", "1.1"
 
@@ -274,3 +275,16 @@ def test_looser_limits_let_a_dearer_version_pass() -> None:
         watch.observe(NEW, reply)
 
     assert watch.alarms() == []
+
+
+def test_limits_of_one_release_are_read_and_what_is_wrong_with_them_is_said() -> None:
+    assert parse_limits(["cost=6", "validity=12.5"]) == {"cost": 6.0, "validity": 12.5}
+    for wrong, said in (
+        ("price=6", "'price=6' is none of validity=…, refusals=…, length=…, cost=…"),
+        ("cost", "'cost': a factor, between 1 and 1e\\+06"),
+        ("cost=nan", "a factor"),
+        ("length=0.5", "a factor"),
+        ("refusals=200", "'refusals=200': points more, between 0 and 100"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            parse_limits([wrong])
