@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Barrier, Thread
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from worker.cli import main
 from worker.engine import releasing
 from worker.engine.alerts import AlertLoop
 from worker.engine.prompts import PromptLibrary
@@ -29,6 +31,23 @@ INSERT INTO usage (task, attempt, call, outcome, model, prompt, prompt_version, 
 SELECT 't', :attempt, :call, :outcome, 'm', 't', :version, :sha256, :variant,
        CASE WHEN :user <> '' THEN :user END, :tokens + n % 50, :cost, true, now()
 FROM generate_series(1, :number) AS n
+""")
+
+
+#: Gives the API's errors a job each that has failed for it.
+_FAIL = text("""
+WITH made AS (
+    INSERT INTO jobs (task, input, state, finished_at, error)
+    SELECT 't', '{}', 'failed', now(), cast(:error AS jsonb) FROM usage
+    WHERE outcome = 'api_error' AND job_id IS NULL
+    RETURNING id
+), numbered AS (
+    SELECT id, row_number() OVER () AS n FROM made
+)
+UPDATE usage SET job_id = numbered.id
+FROM (SELECT id AS usage_id, row_number() OVER () AS n FROM usage
+      WHERE outcome = 'api_error' AND job_id IS NULL) AS errors JOIN numbered USING (n)
+WHERE usage.id = usage_id
 """)
 
 
@@ -221,6 +240,34 @@ def test_off_watches_nothing_and_remembers_all_the_same(world: World) -> None:
     assert [tuple(row.values()) for row in kept] == [("1.0", 300), ("1.1", 50)]
 
 
+def test_the_command_shows_what_is_watched_and_what_was_counted(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["claude-jobs", "prompts", "watches", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert "no release has been watched" in run()
+    world.release(v1_0=100)
+    world.baseline()
+    current = world.release(v1_1=100)
+    world.calls(95, "1.1", current, tokens=800)
+    world.calls(5, "1.1", current, outcome="refused")
+    world.look("alert")
+
+    shown = run().splitlines()
+    assert shown[1].split()[:5] == [str(current.id), "t", "1.1", "1.0", "watching"]
+    assert shown[1].split()[-6:] == ["5.0%", "(0.0%)", "5.0%", "(0.0%)", "×1.94", "×1.00"]
+    told = json.loads(run("--json"))[0]
+    assert told["baseline"]["validity"] == [300, 0]
+    assert told["counted"]["1.1"]["refusals"] == [100, 5]
+    assert "stakes" not in str(told)
+
+
 # What is compared with what.
 
 
@@ -298,6 +345,19 @@ def test_pinned_jobs_later_attempts_repairs_and_other_releases_do_not_count(worl
 
     assert newest() == current
     assert not alerts()
+
+
+def test_requests_that_the_api_does_not_take_count_and_its_outages_do_not(world: World) -> None:
+    world.release(v1_0=100)
+    world.baseline()
+    current = world.release(v1_1=100)
+    for status, expected in (("500", "release"), ("401", "release"), ("404", "automatic_rollback")):
+        world.calls(30, "1.1", current, outcome="api_error", tokens=0, cost=None)
+        with transaction() as connection:
+            connection.execute(_FAIL, {"error": json.dumps({"type": "t", "status": int(status)})})
+        world.look()
+        assert newest().kind == expected
+    assert "30 of 30 first replies were not valid" in newest().reason
 
 
 def test_a_rollback_is_not_watched(world: World) -> None:

@@ -16,6 +16,7 @@ from worker.cli import (
     prompttest,
     review,
     usage,
+    watches,
 )
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command("migrate")(admin.migrate)
 prompts.prompts.command("test")(prompttest.run_cases)
 prompts.prompts.command("review")(review.review)
 prompts.prompts.command("compare")(compare.compare)
+prompts.prompts.command("watches")(watches.watches)
 app.add_typer(prompts.prompts, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")

@@ -10,7 +10,9 @@ from typing import Literal
 LARGEST, SMALLEST = 1000, 50
 
 #: Outcomes of a first call that say something about the prompt; the rest is the network's, or ours.
-TELLING = ("ok", "invalid_output", "truncated", "refused")
+#: `rejected`: no reply, as the API found fault with the request itself.
+TELLING = ("ok", "invalid_output", "truncated", "refused", "rejected")
+_UNANSWERED = ("refused", "rejected")
 
 Metric = Literal["validity", "refusals", "length", "cost"]
 SHARES: tuple[Metric, ...] = ("validity", "refusals")
@@ -35,9 +37,9 @@ class Reply:
             case "refusals":
                 return int(self.outcome in ("refused", "truncated"))
             case "length":
-                return None if self.outcome == "refused" else self.tokens
+                return None if self.outcome in _UNANSWERED else self.tokens
             case "cost":
-                return None if self.outcome == "refused" else self.cost
+                return None if self.outcome in _UNANSWERED else self.cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
-from worker.engine import releasing, watchreport
-from worker.engine.allocation import Allocation
-from worker.engine.baseline import LARGEST, METRICS, SHARES, TELLING, Baseline, Reply
+from worker.engine import releasing, replacement, watchreport
+from worker.engine.baseline import LARGEST, TELLING, Baseline, Reply
 from worker.engine.finding import Finding
 from worker.engine.prompts import PromptLibrary
 from worker.engine.watchdog import Alarm, Limits, Watch
@@ -67,7 +65,7 @@ class ReleaseWatcher:
         if self._mode != "off":
             for prompt in watches.unwatched_prompts(connection, within=_LONGEST):
                 self._begin(connection, prompt)
-        firsts = [call for call in calls if _is_first_reply(call)]
+        firsts = [call for call in _told(connection, calls) if call.outcome in TELLING]
         findings: list[Finding] = []
         self.is_eager = False
         if self._mode != "off":
@@ -81,14 +79,14 @@ class ReleaseWatcher:
         release, *earlier = releases.history(connection, prompt, limit=2)
         before = earlier[0] if earlier else None
         recent = watches.recent_replies(connection, prompt)
-        versions, old = _changed(release, before, recent)
+        versions, old = replacement.changed(release, before, recent)
         watches.begin_watch(
             connection,
             release.id,
             prompt,
             versions=versions,
-            baseline=asdict(_baseline(old, recent)),
-            limits=asdict(replace(self._limits, **_agreed(release))),
+            baseline=asdict(replacement.baseline_of(old, recent)),
+            limits=asdict(replace(self._limits, **replacement.agreed(release))),
         )
         log.info(
             "watching a release",
@@ -169,13 +167,21 @@ class ReleaseWatcher:
         )
 
 
-def _is_first_reply(call: EndedCall) -> bool:
-    return (
-        call.attempt == 1
-        and call.call == 1
-        and call.outcome in TELLING
-        and call.variant not in (None, "pinned")
-    )
+def _told(connection: Connection, calls: Sequence[EndedCall]) -> Iterator[EndedCall]:
+    """The first calls of jobs that did not choose their version.
+
+    An API error is the version's if the job has failed for it: a model that does not exist, or a
+    `max_tokens` that is too high, is in every request.
+    """
+    firsts = [
+        call
+        for call in calls
+        if call.attempt == 1 and call.call == 1 and call.variant not in (None, "pinned")
+    ]
+    in_error = [call.job_id for call in firsts if call.outcome == "api_error" and call.job_id]
+    rejected = watches.rejected_jobs(connection, in_error) if in_error else set()
+    for call in firsts:
+        yield replace(call, outcome="rejected") if call.job_id in rejected else call
 
 
 def _reply(call: EndedCall) -> Reply:
@@ -204,47 +210,3 @@ def _remember(connection: Connection, calls: Sequence[EndedCall]) -> None:
         for key, replies in sorted(by_version.items())
     ]
     watches.append_replies(connection, kept, most=LARGEST)
-
-
-def _changed(
-    release: Release, before: Release | None, recent: Sequence[RecentReplies]
-) -> tuple[dict[str, str], tuple[str, str] | None]:
-    """The versions whose share grew, with their hashes; and the one that lost the most."""
-    if before is not None:
-        had = _shares(before)
-    else:
-        # What served without a release: the version that replied last.
-        had = {(recent[0].version, recent[0].sha256): 1} if recent else {}
-        had = {version: points * 10_000 for version, points in had.items()}
-    has = _shares(release)
-    grown = {v: sha for (v, sha), points in has.items() if points > had.get((v, sha), 0)}
-    lost = {each: points - has.get(each, 0) for each, points in had.items()}
-    old = max(lost, key=lambda each: lost[each], default=None)
-    return grown, old if old is not None and lost[old] > 0 else None
-
-
-def _shares(release: Release) -> dict[tuple[str, str], int]:
-    shares = Allocation.from_rows(release.allocation).shares()
-    return {(version, release.sha256[version]): points for version, points in shares.items()}
-
-
-def _baseline(old: tuple[str, str] | None, recent: Sequence[RecentReplies]) -> Baseline:
-    if old is None:
-        return Baseline()
-    for kept in recent:
-        if (kept.version, kept.sha256) == old:
-            columns = zip(kept.outcomes, kept.tokens, kept.costs, kept.users, strict=True)
-            return Baseline.of(kept.version, [Reply(*row) for row in columns])
-    return Baseline(version=old[0])
-
-
-def _agreed(release: Release) -> Mapping[str, Any]:
-    """Limits that were agreed on for this release, e.g. because its model is a dearer one."""
-    agreed = release.evidence.get("watch")
-    if not isinstance(agreed, dict):
-        return {}
-    return {
-        name: value / 100 if name in SHARES else float(value)
-        for name, value in agreed.items()
-        if name in METRICS and isinstance(value, int | float) and value > 0
-    }

@@ -209,8 +209,9 @@ class Watch:
     def _alarm(self, version: str, metric: Metric, tally: Tally) -> Alarm:
         size, total = self.baseline.sample(metric)
         shared = False
-        if self.baseline.version is not None and size >= SMALLEST:
-            control = self._tally(self.baseline.version, metric)
+        old = self.baseline.version
+        if old is not None and old not in self.versions and size >= SMALLEST:
+            control = self._tally(old, metric)
             shared = sequential.evidence(control.stakes) >= 1 / _SHARED
         before = total / size if size else 0.0
         return Alarm(version, metric, tally.calls, tally.mean, size, before, shared)

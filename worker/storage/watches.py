@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 Ended = Literal["passed", "superseded", "rolled_back", "shared"]
 
@@ -74,6 +75,18 @@ FROM recent_replies WHERE prompt = :prompt ORDER BY seen_at DESC
 def recent_replies(connection: Connection, prompt: str) -> list[RecentReplies]:
     """What is kept of a prompt's versions; the one that was seen last comes first."""
     return [RecentReplies(*row) for row in connection.execute(_RECENT, {"prompt": prompt})]
+
+
+# 401 and 403 are about the key. A spend limit is no error of the job's.
+_REJECTED = text("""
+SELECT id FROM jobs
+WHERE id = ANY(:ids) AND state = 'failed' AND error ->> 'status' IN ('400', '404', '413', '422')
+""")
+
+
+def rejected_jobs(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the jobs that failed because the API did not take their request."""
+    return set(connection.execute(_REJECTED, {"ids": list(ids)}).scalars())
 
 
 # A rollback is not watched: nothing is gained by going back and forth.
@@ -174,3 +187,15 @@ WHERE release_id = :release_id AND state = 'watching'
 def end_watch(connection: Connection, release_id: int, state: Ended) -> None:
     """Watch a release no longer."""
     connection.execute(_END, {"release_id": release_id, "state": state})
+
+
+_LIST = text("""
+SELECT release_id, prompt, state, versions, baseline, limits, progress, calls, started_at,
+       looked_at, ended_at
+FROM release_watches ORDER BY release_id DESC LIMIT :limit
+""")
+
+
+def list_watches(connection: Connection, *, limit: int) -> Sequence[RowMapping]:
+    """Watches that go on and that have ended, the newest first."""
+    return connection.execute(_LIST, {"limit": limit}).mappings().all()
