@@ -24,7 +24,7 @@ _FEWEST_JOBS, _FEW_USERS = 10, 10
 _POWER = 0.8
 _ROOM = ((Z + NormalDist().inv_cdf(_POWER)) / Z) ** 2
 #: More than so many times the jobs there are is no answer.
-_MOST = 100
+_MOST = 20
 
 Unit = Literal["share", "tokens", "ms", "dollars"]
 
