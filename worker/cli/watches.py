@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from sqlalchemy import RowMapping
 
-from worker.cli.output import as_json, check_database, out, table, when
+from worker.cli.output import as_json, check_database, err, out, table, when
 from worker.engine.baseline import METRICS, SHARES, Baseline
 from worker.engine.watchdog import Tally
 from worker.settings import get_settings
@@ -45,7 +45,7 @@ def watches(
             )
     mode = get_settings().watchdog
     out.print(listed if rows else "no release has been watched")
-    out.print(f"CLAUDE_JOBS_WATCHDOG={mode} here; what counts is what the workers have")
+    err.print(f"CLAUDE_JOBS_WATCHDOG={mode} here; what counts is what the workers have")
 
 
 def _facts(row: RowMapping) -> dict[str, object]:
