@@ -6,6 +6,7 @@ import json
 import statistics
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from sandbox.stack import Stack
 from tasks import summarize_text
 from worker.engine import releasing
 from worker.engine.prompts import PromptLibrary
-from worker.settings import PROJECT, get_settings
+from worker.settings import PROJECT
 from worker.storage import releases
 from worker.storage.engine import transaction
 from worker.storage.releases import Release
@@ -28,7 +29,7 @@ MARKS = {"1.1": "Answer in the manner of 1.1.", "1.2": "As 1.2 would.", "1.3": "
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> PromptLibrary:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped prompts, and three more versions of `summarize_text`."""
     folder = tmp_path_factory.mktemp("prompts")
     for path in (PROJECT / "prompts").glob("*/*.toml"):
@@ -38,24 +39,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> PromptLibrary:
     for version, mark in MARKS.items():
         changed = content.replace("# Judgement", f"{mark}\n\n# Judgement")
         (folder / "summarize_text" / f"{version}.toml").write_text(changed)
-    folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def library(folder: Path) -> PromptLibrary:
     return PromptLibrary.load(folder)
 
 
 @pytest.fixture
-def worker(
-    stack: Stack,
-    fleet_environment: dict[str, str],
-    library: PromptLibrary,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Service]:
+def worker(stack: Stack, fleet_environment: dict[str, str], folder: Path) -> Iterator[Service]:
     """A worker that rolls back."""
-    folder = str(tmp_path_factory.getbasetemp() / "prompts0")
-    monkeypatch.setenv("CLAUDE_JOBS_PROMPTS_DIR", folder)
-    get_settings.cache_clear()
     own = {k: v for k, v in fleet_environment.items() if stack.environment.get(k) != v}
-    extra = own | {"CLAUDE_JOBS_PROMPTS_DIR": folder, "CLAUDE_JOBS_WATCHDOG": "rollback"}
+    extra = own | {"CLAUDE_JOBS_PROMPTS_DIR": str(folder), "CLAUDE_JOBS_WATCHDOG": "rollback"}
     service = stack.start_worker("watchful", app="tests.acceptance.watchful", **extra)
     yield service
     service.stop()
