@@ -31,6 +31,10 @@ class UnknownPromptVersion(ClaudeJobsError):
     """The prompt has no such version."""
 
 
+class ReleaseRefused(ClaudeJobsError):
+    """A prompt version is not ready to serve; the message says what is missing."""
+
+
 class IdempotencyConflict(ClaudeJobsError):
     """The same idempotency key was used before, with a different input."""
 

@@ -25,12 +25,6 @@ def edited(run: Run, tmp_path: Path) -> Path:
     return folder
 
 
-def columns(out: str) -> list[list[str]]:
-    """A printed table's rows, cut where two spaces or more stand."""
-    lines = [line.rstrip() for line in out.splitlines() if line.strip()]
-    return [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
-
-
 def test_the_prompts_are_locked(run: Run) -> None:
     assert run("prompts", "check").code == 0
     assert run("prompts", "lock").err == "nothing to do: every version is locked\n"
@@ -63,38 +57,9 @@ def _listed(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def test_what_serves_is_changed_and_told(run: Run) -> None:
-    first = run("prompts", "release", "analyze_document", "1.1=90", "1.0=10", "--reason", "[try]")
-    assert first.err == "release 1: analyze_document 1.1 90 %, 1.0 10 %\n"
-    shares = {
-        row["version"]: row["serves_percent"]
-        for row in _listed(run)
-        if row["prompt"] == "analyze_document"
-    }
-    assert shares == {"1.0": 10, "1.1": 90}
-
-    assert run("prompts", "release", "analyze_document", "1.1").code == 0
-    back = run("prompts", "rollback", "analyze_document", "--reason", "longer")
-    assert back.err == "release 3: analyze_document is back at 1.1 90 %, 1.0 10 %\n"
-
-    told = columns(run("prompts", "history", "analyze_document").out)
-    assert [row[0] for row in told] == ["release", "3", "2", "1"]
-    assert told[1][2].strip() == "rollback to 1"
-    assert told[3][-1].strip() == "[try]"
-    as_json = json.loads(run("prompts", "history", "analyze_document", "--json").out)
-    assert as_json[0]["restores"] == 1
-    assert as_json[0]["weights"] == {"1.1": 90, "1.0": 10}
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["release", "nonsense", "1.0"], "no prompt 'nonsense': add prompts/nonsense/1.0.toml"),
-        (["release", "analyze_document", "7"], "has no version '7'; it has 1.0, 1.1"),
-        (["release", "analyze_document", "1.1=50"], "the shares add up to 50 %, not to 100 %"),
-        (["rollback", "nonsense"], "no prompt 'nonsense'"),
-        (["rollback", "analyze_document"], "no earlier release: name the version to go back to"),
-        (["rollback", "analyze_document", "1.1"], "1.1 never served: a rollback goes back"),
         (["history", "nonsense"], "no prompt 'nonsense'"),
         (["diff", "analyze_document", "1.0", "7"], "has no version '7'"),
     ],

@@ -14,6 +14,7 @@ from worker.cli import (
     operate,
     prompts,
     prompttest,
+    releases,
     review,
     usage,
     watches,
@@ -27,6 +28,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+prompts_app = typer.Typer(
+    help="The prompts: their versions, what speaks for each, and which of them serve.",
+    no_args_is_help=True,
+)
+prompts_app.command("list")(prompts.list_versions)
+prompts_app.command("diff")(prompts.diff)
+prompts_app.command("check")(prompts.check)
+prompts_app.command("lock")(prompts.lock)
+prompts_app.command("test")(prompttest.run_cases)
+prompts_app.command("review")(review.review)
+prompts_app.command("release")(releases.release)
+prompts_app.command("rollback")(releases.rollback)
+prompts_app.command("history")(releases.history)
+prompts_app.command("compare")(compare.compare)
+prompts_app.command("watches")(watches.watches)
 
 app.command("enqueue")(enqueue.enqueue)
 app.command("enqueue-file")(enqueue.enqueue_file)
@@ -42,10 +59,6 @@ app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
-prompts.prompts.command("test")(prompttest.run_cases)
-prompts.prompts.command("review")(review.review)
-prompts.prompts.command("compare")(compare.compare)
-prompts.prompts.command("watches")(watches.watches)
-app.add_typer(prompts.prompts, name="prompts")
+app.add_typer(prompts_app, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")

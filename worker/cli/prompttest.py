@@ -61,7 +61,7 @@ def run_cases(
     Exits with 1 if a case failed or the cost cap ended the run.
     """
     registry = load_registry()
-    kind = _task(registry, name, task)
+    kind = task_of(registry, name, task)
     try:
         if live:
             report = _live(registry, kind, version, max_cost, record)
@@ -80,7 +80,13 @@ def run_cases(
         raise typer.Exit(1)
 
 
-def _task(registry: Registry, name: str, task: str | None) -> AnyTask:
+def task_of(registry: Registry, name: str, task: str | None) -> AnyTask:
+    """The task whose input and checks belong to the prompt `name`: the one called so, or `task`.
+
+    Raises:
+        ConfigurationError: there is no such prompt.
+        InvalidInput: it cannot be told, or `task` does not use the prompt.
+    """
     users = [each for each in registry.values() if each.prompt == name]
     if task is not None:
         users = [each for each in users if each is registry[task]]
