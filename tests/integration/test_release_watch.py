@@ -27,9 +27,10 @@ pytestmark = pytest.mark.usefixtures("producer")
 
 _INSERT = text("""
 INSERT INTO usage (task, attempt, call, outcome, model, prompt, prompt_version, prompt_sha256,
-                   variant, user_id, output_tokens, cost_usd, complete, finished_at)
+                   variant, user_id, output_tokens, cost_usd, cache_write_5m_tokens, complete,
+                   finished_at)
 SELECT 't', :attempt, :call, :outcome, 'm', 't', :version, :sha256, :variant,
-       CASE WHEN :user <> '' THEN :user END, :tokens + n % 50, :cost, true, now()
+       CASE WHEN :user <> '' THEN :user END, :tokens + n % 50, :cost, :written, true, now()
 FROM generate_series(1, :number) AS n
 """)
 
@@ -93,6 +94,7 @@ class World:
             "outcome": "ok",
             "tokens": 400,
             "cost": 0.002,
+            "written": 0,
             "user": "",
             "sha256": self.library.get("t", version).sha256,
         }
@@ -358,6 +360,19 @@ def test_requests_that_the_api_does_not_take_count_and_its_outages_do_not(world:
         world.look()
         assert newest().kind == expected
     assert "30 of 30 first replies were not valid" in newest().reason
+
+
+def test_calls_that_fill_the_cache_do_not_make_a_version_look_dear(world: World) -> None:
+    world.release(v1_0=100)
+    world.baseline()
+    current = world.release(v1_1=100)
+    world.calls(100, "1.1", current, cost=0.02, written=9000)
+    world.look()
+    assert newest() == current
+
+    world.calls(100, "1.1", current, cost=0.02)
+    world.look()
+    assert "times as dear" in newest().reason
 
 
 def test_a_rollback_is_not_watched(world: World) -> None:

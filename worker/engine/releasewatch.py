@@ -185,10 +185,14 @@ def _told(connection: Connection, calls: Sequence[EndedCall]) -> Iterator[EndedC
 
 
 def _reply(call: EndedCall) -> Reply:
+    # The first calls of any version write its prefix to Claude's cache, which costs more than all
+    # that follows: they say nothing about what the version will cost.
     return Reply(
         outcome=call.outcome,
         tokens=call.output_tokens,
-        cost=None if call.cost_usd is None else int(call.cost_usd * _COST_UNITS),
+        cost=None
+        if call.cost_usd is None or call.writes_cache
+        else int(call.cost_usd * _COST_UNITS),
         user=None if call.user_id is None else zlib.crc32(call.user_id.encode()),
     )
 

@@ -42,6 +42,7 @@ class EndedCall:
     complete: bool
     output_tokens: int
     cost_usd: Decimal | None
+    writes_cache: bool
     unpriced: bool
 
 
@@ -66,6 +67,7 @@ UPDATE usage SET inspected = true
 FROM ended WHERE usage.id = ended.id
 RETURNING usage.id, job_id, task, model, prompt, prompt_version, prompt_sha256, variant, user_id,
           attempt, call, outcome, complete, output_tokens, cost_usd,
+          cache_write_5m_tokens + cache_write_1h_tokens > 0 AS writes_cache,
           complete AND cost_usd IS NULL AS unpriced
 """)
 
