@@ -77,6 +77,8 @@ class ReleaseWatcher:
     def _begin(self, connection: Connection, prompt: str) -> None:
         """Take the measure of what the newest release replaces, before it is forgotten."""
         release, *earlier = releases.history(connection, prompt, limit=2)
+        if release.kind != "release":  # since a moment ago
+            return
         before = earlier[0] if earlier else None
         recent = watches.recent_replies(connection, prompt)
         versions, old = replacement.changed(release, before, recent)
