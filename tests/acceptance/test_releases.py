@@ -123,7 +123,7 @@ def test_jobs_that_wait_for_the_limit_are_saved_too(
     release(v1_1=100)
     claude.configure(latency=0.05, limits={"*": plenty | {"requests": 60}}, burst_seconds=2)
     task = load_registry()["analyze_document"]
-    jobs = task.enqueue_many([task.new_job(DOCUMENT) for _ in range(8)])
+    jobs = task.enqueue_many([task.new_job(DOCUMENT) for _ in range(30)])
     # A call takes 50 ms: what has been running for longer waits for its turn.
     waiting = "state = 'running' AND started_at < now() - interval '400 ms'"
     system.eventually(lambda: system.count(waiting) > 0, "no job waited in its slot")
