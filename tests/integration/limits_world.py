@@ -11,7 +11,8 @@ from sandbox.stack import Stack
 from worker.limits.limiter import Limiter
 from worker.limits.shared import PREFIX
 from worker.limits.types import Admission, ClassState, Cost, Reservation
-from worker.settings import LimitCaps, Settings
+from worker.setting_types import LimitCaps
+from worker.settings import Settings
 
 MODEL = "claude-sonnet-5-5"
 CLASS = "claude-sonnet-5"

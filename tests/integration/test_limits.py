@@ -27,7 +27,7 @@ from tests.integration.limits_world import (
 from worker.limits.limiter import Limiter
 from worker.limits.types import Buckets, Cost
 from worker.limits.window import SLOW_START
-from worker.settings import LimitCaps
+from worker.setting_types import LimitCaps
 
 __all__ = ["world"]  # the fixture
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from worker.errors import ConfigurationError
-from worker.settings import LimitCaps, get_settings
+from worker.setting_types import LimitCaps
+from worker.settings import get_settings
 
 
 def test_no_limits_need_to_be_configured() -> None:
