@@ -11,12 +11,12 @@ import logging
 from typing import Any
 
 import structlog
-from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
 from worker.engine.intake import adopt, job_id_for, keep_unknown_task
 from worker.storage.control import cancel_jobs
 from worker.storage.engine import transaction
+from worker.transport.events import EventGatheringConsumer
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class JobRequest(Request):  # type: ignore[misc]
         log.warning("revoked: job cancelled", job=str(job_id), state=states.get(job_id, "final"))
 
 
-class JobConsumer(Consumer):  # type: ignore[misc]
+class JobConsumer(EventGatheringConsumer):
     """A consumer that says which message it refuses, but never what was in it."""
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
