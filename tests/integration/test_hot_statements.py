@@ -24,6 +24,7 @@ from worker.storage import fleet, leases, read, rescue
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
 from worker.storage.enqueue import adopt_job, insert_jobs
+from worker.storage.statement import Statement
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,14 @@ def scanned_by(engine: Engine, act: Callable[[Connection], object]) -> list[tupl
             plan = aside.fetchone()[0]
         scanned.extend((table, statement) for table in sequential_scans(plan))
 
-    with engine.connect() as connection:
+    def explained(self: Statement, raw: Any, parameters: Any) -> Any:
+        explain(raw, None, self.sql, parameters)
+        return run(self, raw, parameters)
+
+    run = Statement.row
+    with engine.connect() as connection, pytest.MonkeyPatch.context() as patch:
         event.listen(connection, "before_cursor_execute", explain)
+        patch.setattr(Statement, "row", explained)
         act(connection)
     return scanned
 

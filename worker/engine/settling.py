@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -25,7 +26,7 @@ from worker.engine.records import record_of
 from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, Snooze
 from worker.storage import control, settle
 from worker.storage.claim import Claim
-from worker.storage.engine import transaction
+from worker.storage.engine import autocommit, transaction
 from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
@@ -84,7 +85,7 @@ class Settler:
                 settle.withdraw_call(connection, opened.usage_id)
             return held
 
-        if not self._write(fail):
+        if not self._write_all(fail):
             return _lost_claim()
         log.error("job failed", error=failure.type, summary=failure.summary)
         return Ended("failed", failure)
@@ -113,7 +114,7 @@ class Settler:
                 settle.withdraw_call(connection, opened.usage_id)
             return held
 
-        if not self._write(requeue):
+        if not self._write_all(requeue):
             return _lost_claim()
         log.info("job snoozed", after=round(after, 3), summary=why.summary)
         return Ended("snoozed", why, after)
@@ -224,9 +225,19 @@ class Settler:
         return ended if held else _lost_claim()
 
     def _write(self, statement: Callable[[Connection], T]) -> T:
+        return self._run(statement, autocommit)
+
+    def _write_all(self, statements: Callable[[Connection], T]) -> T:
+        return self._run(statements, transaction)
+
+    def _run(
+        self,
+        statements: Callable[[Connection], T],
+        connected: Callable[[], AbstractContextManager[Connection]],
+    ) -> T:
         def write() -> T:
-            with transaction() as connection:
-                return statement(connection)
+            with connected() as connection:
+                return statements(connection)
 
         return persistently(write, self._holdings.ending)
 

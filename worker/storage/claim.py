@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from worker.storage.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Claim:
 
 
 # The deadline counts from the first claim: a backlog must not make jobs fail.
-_CLAIM = text("""
+_CLAIM = Statement("""
 UPDATE jobs
 SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :worker,
     lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now(),
@@ -83,11 +85,11 @@ def claim_job(
         "lease_seconds": lease_seconds,
         "deadline_seconds": deadline_seconds,
     }
-    row = connection.execute(_CLAIM, values).one_or_none()
+    row = _CLAIM.row(connection, values)
     return None if row is None else Claim(*row)
 
 
-_OPEN_CALL = text("""
+_OPEN_CALL = Statement("""
 INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
                    prompt_sha256, variant, schema_sha256)
 VALUES (:job_id, :task, :user_id, :attempt, :call, :model, :prompt, :prompt_version,
@@ -125,4 +127,6 @@ def open_call(
         "variant": variant,
         "schema_sha256": schema_sha256,
     }
-    return int(connection.execute(_OPEN_CALL, row).scalar_one())
+    opened = _OPEN_CALL.row(connection, row)
+    assert opened is not None  # noqa: S101 – an INSERT has its row
+    return int(opened[0])

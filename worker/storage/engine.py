@@ -54,6 +54,17 @@ def transaction(engine: Engine | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
+def autocommit(engine: Engine | None = None) -> Iterator[Connection]:
+    """A connection on which each statement is a transaction of its own, at one round trip each.
+
+    Raises:
+        StorageUnavailable: Postgres cannot be reached.
+    """
+    with _reachable(engine or get_engine()) as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
 def _reachable(engine: Engine) -> Iterator[Connection]:
     try:
         connection = engine.connect()

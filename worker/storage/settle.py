@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from worker.storage.claim import Claim
+from worker.storage.statement import Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ metered AS (
 
 _HELD = "WHERE id = :job_id AND claim_token = :token AND state = 'running'"
 
-_SUCCEED = text(f"""
+_SUCCEED = Statement(f"""
 WITH settled AS (
     UPDATE jobs
     SET state = 'succeeded', finished_at = now(), error = NULL, claim_token = NULL,
@@ -72,11 +73,11 @@ WITH settled AS (
            :source, cast(:warnings AS jsonb), :prompt_sha256, :variant
     FROM settled
 ), {_METERED}
-SELECT count(*) FROM settled
+SELECT id FROM settled
 """)  # noqa: S608 – built from the constants above
 
 # Locked against a rescue between the check of the token and the INSERT.
-_NEXT_CALL = text(f"""
+_NEXT_CALL = Statement(f"""
 WITH settled AS (
     SELECT id, task, user_id, attempt FROM jobs {_HELD} FOR UPDATE
 ), {_METERED}, opened AS (
@@ -95,7 +96,7 @@ SELECT id FROM opened
 """)  # noqa: S608
 
 # A job that was cancelled while its call failed ends here: no claim would take it again.
-_REQUEUE = text(f"""
+_REQUEUE = Statement(f"""
 WITH settled AS (
     UPDATE jobs
     SET state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
@@ -106,10 +107,10 @@ WITH settled AS (
     {_HELD}
     RETURNING id
 ), {_METERED}
-SELECT count(*) FROM settled
+SELECT id FROM settled
 """)  # noqa: S608
 
-_FAIL = text(f"""
+_FAIL = Statement(f"""
 WITH settled AS (
     UPDATE jobs
     SET state = 'failed', finished_at = now(), error = cast(:error AS jsonb),
@@ -117,17 +118,17 @@ WITH settled AS (
     {_HELD}
     RETURNING id
 ), {_METERED}
-SELECT count(*) FROM settled
+SELECT id FROM settled
 """)  # noqa: S608
 
-_CANCEL = text(f"""
+_CANCEL = Statement(f"""
 WITH settled AS (
     UPDATE jobs
     SET state = 'cancelled', finished_at = now(), claim_token = NULL, lease_expires_at = NULL
     {_HELD}
     RETURNING id
 ), {_METERED}
-SELECT count(*) FROM settled
+SELECT id FROM settled
 """)  # noqa: S608
 
 #: The usage columns when an attempt ends before any call was opened.
@@ -167,7 +168,7 @@ def succeed(
         "source": source,
         "warnings": json.dumps(list(warnings)),
     }
-    return bool(connection.execute(_SUCCEED, parameters).scalar_one())
+    return _SUCCEED.row(connection, parameters) is not None
 
 
 def requeue(
@@ -189,7 +190,7 @@ def requeue(
         "refund": int(refund_attempt),
         "error": None if error is None else json.dumps(error),
     }
-    return bool(connection.execute(_REQUEUE, parameters).scalar_one())
+    return _REQUEUE.row(connection, parameters) is not None
 
 
 def fail(
@@ -202,7 +203,7 @@ def fail(
 ) -> bool:
     """End the job as failed and keep `error` as data; False when the claim was lost."""
     parameters = _parameters(claim, usage_id, call) | {"error": json.dumps(error)}
-    return bool(connection.execute(_FAIL, parameters).scalar_one())
+    return _FAIL.row(connection, parameters) is not None
 
 
 def cancel(
@@ -210,7 +211,7 @@ def cancel(
 ) -> bool:
     """End the job as cancelled; False when the claim was lost."""
     parameters = _parameters(claim, usage_id, call)
-    return bool(connection.execute(_CANCEL, parameters).scalar_one())
+    return _CANCEL.row(connection, parameters) is not None
 
 
 def next_call(
@@ -232,13 +233,13 @@ def next_call(
         "next_max_tokens": max_tokens,
         "correction": None if correction is None else json.dumps(correction),
     }
-    opened = connection.execute(_NEXT_CALL, parameters).scalar_one_or_none()
-    return None if opened is None else int(opened)
+    opened = _NEXT_CALL.row(connection, parameters)
+    return None if opened is None else int(opened[0])
 
 
-_WITHDRAW = text("DELETE FROM usage WHERE id = :id AND outcome = 'in_flight'")
+_WITHDRAW = Statement("DELETE FROM usage WHERE id = :id AND outcome = 'in_flight' RETURNING id")
 
 
 def withdraw_call(connection: Connection, usage_id: int) -> None:
     """Remove the row of a call that was opened and then never made."""
-    connection.execute(_WITHDRAW, {"id": usage_id})
+    _WITHDRAW.row(connection, {"id": usage_id})
