@@ -114,20 +114,22 @@ def scanned_by(engine: Engine, act: Callable[[Connection], object]) -> list[tupl
     """The large tables that the statements of `act` read from end to end; rolled back."""
     scanned: list[tuple[str, str]] = []
 
-    def explain(raw: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        with raw.connection.cursor() as aside:
+    def explain(driver: Any, statement: str, parameters: Any) -> None:
+        with driver.cursor() as aside:
             aside.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
             plan = aside.fetchone()[0]
         scanned.extend((table, statement) for table in sequential_scans(plan))
 
-    def explained(self: Statement, raw: Any, parameters: Any) -> Any:
-        explain(raw, None, self.sql, parameters)
-        return run(self, raw, parameters)
+    def before_core(raw: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        explain(raw.connection.driver_connection, statement, parameters)
 
-    run = Statement.row
+    def execute(self: Statement, driver: Any, parameters: Any) -> Any:
+        explain(driver, self.sql, parameters)
+        return driver.execute(self.sql, parameters)
+
     with engine.connect() as connection, pytest.MonkeyPatch.context() as patch:
-        event.listen(connection, "before_cursor_execute", explain)
-        patch.setattr(Statement, "row", explained)
+        event.listen(connection, "before_cursor_execute", before_core)
+        patch.setattr(Statement, "execute", execute)
         act(connection)
     return scanned
 

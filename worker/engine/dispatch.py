@@ -65,9 +65,8 @@ class Dispatcher:
     def dispatch(self, connection: Connection, batch: int) -> Batch:
         """Mark up to `batch` due jobs as dispatched and return them."""
         settings = self._settings
-        # Asked before the lock is taken: nobody waits for Redis under it.
+        # Asked before the survey takes the lock: nobody waits for Redis under it.
         self._rooms = dict(self._capacity(self._known_models))
-        dispatch.lock(connection)
         seen = dispatch.survey(
             connection,
             count_tasks=bool(settings.max_running_per_task),

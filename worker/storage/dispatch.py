@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from worker.storage.rescue import MAX_RESCUES
+from worker.storage.statement import Statement
 
 #: Dispatching is serialised over the fleet, so that every bound on it is exact.
 _DISPATCH_LOCK = 0x636C6A72
@@ -71,10 +72,18 @@ class Survey:
     live_users: dict[str, int] = field(default_factory=dict)
 
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_LOCK = Statement("SELECT pg_advisory_xact_lock(:dispatching)")
 
-# A loose index scan: from each group straight to the next, however many jobs it has.
-_GROUPS = text("""
+_LIVE = """
+(SELECT json_object_agg({key}, jobs) FROM (
+    SELECT {key}, count(*) AS jobs FROM (
+        SELECT {key} FROM jobs WHERE state = 'dispatched'
+        UNION ALL SELECT {key} FROM jobs WHERE state = 'running') AS live
+    WHERE {key} IS NOT NULL GROUP BY 1) AS counted)
+"""
+
+# The groups by a loose index scan: from each straight to the next, however many jobs it has.
+_SURVEY = Statement(f"""
 WITH RECURSIVE queued AS (
     (SELECT task, coalesce(model, '') AS model, priority FROM jobs WHERE state = 'queued'
      ORDER BY task, coalesce(model, ''), priority LIMIT 1)
@@ -84,52 +93,43 @@ WITH RECURSIVE queued AS (
         WHERE state = 'queued' AND (task, coalesce(model, ''), priority)
             > (queued.task, queued.model, queued.priority)
         ORDER BY task, coalesce(model, ''), priority LIMIT 1) AS later
+), waiting AS (
+    SELECT task, coalesce(model, '') AS model, count(*) AS jobs FROM jobs
+    WHERE state = 'dispatched' GROUP BY 1, 2
 )
-SELECT task, model, priority FROM queued
-""")
-
-_WAITING = text("""
-SELECT task, coalesce(model, '') AS model, count(*) AS jobs FROM jobs
-WHERE state = 'dispatched' GROUP BY 1, 2
-""")
-
-_PAUSED = text("SELECT scope, name FROM pauses")
-
-_SUSPECTS = text("""
-SELECT EXISTS (SELECT FROM jobs WHERE state = 'dispatched' AND rescues >= :suspect)
-    OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND rescues >= :suspect)
-""")
-
-_LIVE = """
-SELECT {key}, count(*) FROM (
-    SELECT {key} FROM jobs WHERE state = 'dispatched'
-    UNION ALL SELECT {key} FROM jobs WHERE state = 'running') AS live
-WHERE {key} IS NOT NULL GROUP BY 1
-"""
-
-
-def lock(connection: Connection) -> None:
-    """Keep all other relays from dispatching until this transaction ends."""
-    connection.execute(_LOCK, {"key": _DISPATCH_LOCK})
+SELECT (SELECT json_agg(json_build_array(task, model, priority)) FROM queued),
+       (SELECT json_agg(json_build_array(task, model, jobs)) FROM waiting),
+       (SELECT json_agg(json_build_array(scope, name)) FROM pauses),
+       EXISTS (SELECT FROM jobs WHERE state = 'dispatched' AND rescues >= :suspect)
+           OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND rescues >= :suspect),
+       CASE WHEN :count_tasks THEN {_LIVE.format(key="task")} END,
+       CASE WHEN :count_users THEN {_LIVE.format(key="user_id")} END
+""")  # noqa: S608 – built from the constant above
 
 
 def survey(
     connection: Connection, *, count_tasks: bool = False, count_users: bool = False
 ) -> Survey:
-    """Look at everything that decides what may be dispatched; to be done under the lock."""
-    live = {}
-    for key, wanted in (("task", count_tasks), ("user_id", count_users)):
-        rows = connection.execute(text(_LIVE.format(key=key))).all() if wanted else []
-        live[key] = {row[0]: row[1] for row in rows}
-    waiting = connection.execute(_WAITING)
-    suspects = connection.execute(_SUSPECTS, {"suspect": MAX_RESCUES})
+    """Look at everything that decides what may be dispatched, and let nobody else dispatch.
+
+    All other relays wait until this transaction ends.
+    """
+    wanted = {
+        "dispatching": _DISPATCH_LOCK,
+        "suspect": MAX_RESCUES,
+        "count_tasks": count_tasks,
+        "count_users": count_users,
+    }
+    row = _SURVEY.row_after(_LOCK, connection, wanted)
+    assert row is not None  # noqa: S101 – of scalars there is always one
+    groups, waiting, paused, suspect_in_flight, live_tasks, live_users = row
     return Survey(
-        groups=[Group(*row) for row in connection.execute(_GROUPS)],
-        waiting={(row.task, row.model): row.jobs for row in waiting},
-        paused={(row.scope, row.name) for row in connection.execute(_PAUSED)},
-        suspect_in_flight=bool(suspects.scalar_one()),
-        live_tasks=live["task"],
-        live_users=live["user_id"],
+        groups=[Group(*group) for group in groups or ()],
+        waiting={(task, model): jobs for task, model, jobs in waiting or ()},
+        paused={(scope, name) for scope, name in paused or ()},
+        suspect_in_flight=suspect_in_flight,
+        live_tasks=live_tasks or {},
+        live_users=live_users or {},
     )
 
 

@@ -7,6 +7,8 @@ Connections, pool and exceptions are SQLAlchemy's as everywhere else.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -15,28 +17,49 @@ from sqlalchemy.exc import DBAPIError
 
 _NAME = re.compile(r"(?<!:):([a-z_]\w*)")
 
+Driver = psycopg.Connection[Any]
+Row = tuple[Any, ...]
+
 
 class Statement:
-    """SQL that returns one row at most; its parameters are `:names`, as in `sqlalchemy.text`."""
+    """SQL that returns one row at most; its parameters are `:names`, as in `sqlalchemy.text`.
+
+    Raises:
+        DBAPIError: when run, as SQLAlchemy would raise it, but without the parameters.
+    """
 
     def __init__(self, sql: str) -> None:
         self.sql = _NAME.sub(r"%(\1)s", sql.replace("%", "%%"))
 
-    def row(self, connection: Connection, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
-        """Run it and return its row.
+    def row(self, connection: Connection, parameters: Mapping[str, Any]) -> Row | None:
+        """Run it and return its row."""
+        with _driver_of(connection) as driver:
+            return self.execute(driver, parameters).fetchone()
 
-        Raises:
-            DBAPIError: as SQLAlchemy would raise it, without the parameters.
+    def row_after(
+        self, first: Statement, connection: Connection, parameters: Mapping[str, Any]
+    ) -> Row | None:
+        """The same after another statement, in one round trip; both take the same parameters.
+
+        It sees what has been committed by the time that the first one ended.
         """
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)  # noqa: S101 – worker.storage.engine's
-        try:
-            row: tuple[Any, ...] | None = driver.execute(self.sql, parameters).fetchone()
-        except psycopg.Error as error:
-            if driver.closed:
-                # SQLAlchemy has to notice: what else is in its pool has broken with this one.
-                connection.exec_driver_sql("SELECT 1")
-            raise DBAPIError.instance(
-                self.sql, None, error, psycopg.Error, hide_parameters=True
-            ) from error
-        return row
+        with _driver_of(connection) as driver, driver.pipeline():
+            first.execute(driver, parameters)
+            return self.execute(driver, parameters).fetchone()
+
+    def execute(self, driver: Driver, parameters: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        """Run it on a connection of the driver's."""
+        return driver.execute(self.sql, parameters)
+
+
+@contextmanager
+def _driver_of(connection: Connection) -> Iterator[Driver]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 – see worker.storage.engine
+    try:
+        yield driver
+    except psycopg.Error as error:
+        if driver.closed:
+            # SQLAlchemy has to notice: what else is in its pool has broken with this one.
+            connection.exec_driver_sql("SELECT 1")
+        raise DBAPIError.instance(None, None, error, psycopg.Error) from error
