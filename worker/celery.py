@@ -6,6 +6,7 @@ them is wrong. Connections are made when the worker starts.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -118,6 +119,7 @@ def _prepare_worker(**_: Any) -> None:
 def _build_engine(worker: Any) -> Engine:
     if not worker.pool_cls.__module__.endswith(".thread"):
         sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
+    _spare_the_collector()
     watchdog.start()
     relay = Relay(settings, publisher(app), models, capacity_of(_limiter()))
     return Engine(
@@ -130,6 +132,16 @@ def _build_engine(worker: Any) -> Engine:
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},
     )
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now stays to the end: no garbage collection needs to look at it again.
+
+    That is a quarter of a million objects, most of them the SDK's. Going through them took 6 % of
+    a worker's CPU.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 EngineStep.build = staticmethod(_build_engine)
