@@ -171,6 +171,6 @@ def count(statement: str) -> int:
 
 
 def truncate(tables: str) -> None:
-    """Empty the tables."""
+    """Empty the tables, and what refers to them."""
     with transaction() as connection:
-        connection.execute(text(f"TRUNCATE {tables}"))
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))

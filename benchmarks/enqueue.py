@@ -47,7 +47,7 @@ def measure(stack: Stack, *, jobs: int, rounds: int, folder: Path) -> dict[str, 
 def _ours(stack: Stack, file: Path, jobs: int) -> dict[str, float]:
     command = Path(sys.executable).with_name("claude-jobs")
     with transaction() as connection:
-        connection.exec_driver_sql("TRUNCATE jobs, results, usage")
+        connection.exec_driver_sql("TRUNCATE jobs, results, usage CASCADE")
     seconds, said = _timed([str(command), "enqueue-file", KIND, str(file)], stack.environment)
     reported = _REPORTED.search(said)
     with transaction() as connection:

@@ -97,7 +97,7 @@ class OurFleet:
     def stop(self) -> None:
         _stop(self._services)
         with transaction() as connection:
-            connection.execute(text("TRUNCATE jobs, results, usage"))
+            connection.execute(text("TRUNCATE jobs, results, usage CASCADE"))
 
 
 class PlainFleet:
