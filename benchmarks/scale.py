@@ -23,7 +23,7 @@ from sandbox.stack import Stack
 from worker.engine.dispatch import Dispatcher
 from worker.engine.registry import load_registry
 from worker.settings import get_settings
-from worker.storage.claim import claim_job, open_call
+from worker.storage.claim import FirstCall, Terms, claim_job, open_call
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
 from worker.storage.schema import migrate
@@ -136,22 +136,17 @@ def _round(engine: Engine) -> dict[str, Cost]:
         raise BenchmarkError(f"scale: {len(batch)} jobs dispatched instead of {BATCH}")
     claimed = iter(batch)
 
+    terms = Terms("scale", lease_seconds=30, deadline_seconds=60)
+    call = FirstCall(
+        call_model=models[KIND], prompt=task.prompt, call_version="1.0", prompt_sha256="0" * 64
+    )
+
     def claim() -> None:
         with transaction(engine) as connection:
-            claimed_job = claim_job(
-                connection, next(claimed).id, worker="scale", lease_seconds=30, deadline_seconds=60
-            )
+            claimed_job = claim_job(connection, next(claimed).id, terms)
             if claimed_job is None:
                 raise BenchmarkError("scale: a job that was dispatched could not be claimed")
-            open_call(
-                connection,
-                claimed_job,
-                call=1,
-                model=models[KIND],
-                prompt=task.prompt,
-                prompt_version="1.0",
-                prompt_sha256="0" * 64,
-            )
+            open_call(connection, claimed_job, call)
 
     took["claim"] = _cost(claim, backend, EACH)
     given = iter(inputs(EACH))

@@ -35,6 +35,7 @@ from worker.engine.settling import Ended
 from worker.errors import ClaudeJobsError, ConfigurationError
 from worker.limits.limiter import Limiter
 from worker.settings import get_settings
+from worker.storage.claim import Hints
 from worker.storage.engine import transaction
 from worker.storage.releases import register_schema
 from worker.storage.schema import require_head
@@ -71,10 +72,10 @@ def _limiter() -> Limiter:
     return Limiter(settings, processes=lambda: holdings.processes)
 
 
-def _run_attempt(task: AnyTask, job_id: UUID) -> Ended:
+def _run_attempt(task: AnyTask, job_id: UUID, hints: Hints | None) -> Ended:
     if _attempts is None:
         raise RuntimeError("no worker runs in this process")
-    return _attempts.run(task, job_id)
+    return _attempts.run(task, job_id, hints)
 
 
 for _task in registry.values():

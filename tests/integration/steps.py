@@ -10,12 +10,14 @@ from sqlalchemy import Connection, Engine
 from worker.engine.dispatch import Batch, Capacity, Dispatcher, unlimited
 from worker.settings import Settings
 from worker.storage import settle
-from worker.storage.claim import Claim, claim_job, open_call
+from worker.storage.claim import Claim, FirstCall, Terms, claim_job, open_call
 from worker.storage.engine import transaction
 from worker.storage.enqueue import NewJob, insert_jobs, new_job_id
 from worker.storage.settle import CallRecord
 
 ERROR = {"type": "test", "message": "…", "attempt": 1}
+TERMS = Terms("w", lease_seconds=30, deadline_seconds=600)
+CALL = FirstCall(call_model="m", prompt="p", call_version="1", prompt_sha256="0")
 SETTINGS = Settings(DATABASE_URL="postgresql://host/unused", REDIS_URL="redis://host")
 
 
@@ -29,19 +31,11 @@ def enqueue(engine: Engine, *jobs: NewJob) -> list[UUID]:
 
 
 def claim(connection: Connection, job_id: UUID) -> Claim | None:
-    return claim_job(connection, job_id, worker="w", lease_seconds=30, deadline_seconds=600)
+    return claim_job(connection, job_id, TERMS)
 
 
 def open_usage(connection: Connection, claimed: Claim) -> int:
-    return open_call(
-        connection,
-        claimed,
-        call=1,
-        model="m",
-        prompt="p",
-        prompt_version="1",
-        prompt_sha256="0",
-    )
+    return open_call(connection, claimed, CALL)
 
 
 def succeed(connection: Connection, taken: Claim, usage_id: int) -> bool:

@@ -11,6 +11,8 @@ from sqlalchemy import Connection, Engine, event, text
 
 from sandbox.stack import Stack
 from tests.integration.steps import (
+    CALL,
+    TERMS,
     cancel,
     claim,
     dispatch,
@@ -21,6 +23,7 @@ from tests.integration.steps import (
     succeed,
 )
 from worker.storage import fleet, leases, read, rescue
+from worker.storage.claim import Hints, claim_and_open
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
 from worker.storage.enqueue import adopt_job, insert_jobs
@@ -79,11 +82,18 @@ def claim_and(end: Callable[..., bool]) -> Callable[[Connection], object]:
     return act
 
 
+def claim_at_once(connection: Connection) -> None:
+    hints = Hints("t", None, None, None)
+    job_id = some_job(connection, "dispatched")
+    assert claim_and_open(connection, job_id, TERMS, hints, 0, CALL) is not None
+
+
 HOT: dict[str, Callable[[Connection], object]] = {
     "dispatch": lambda c: dispatch(c, working_set=1000, batch=100),
     "count jobs by state": fleet.counts,
     "judge progress": lambda c: fleet.progress(c, silent=30),
     "recall": lambda c: recall(c, [some_job(c, "dispatched")]),
+    "claim at once": claim_at_once,
     "claim and succeed": claim_and(succeed),
     "claim and retry": claim_and(requeue),
     "claim and fail": claim_and(fail),

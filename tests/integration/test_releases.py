@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from tests.integration.steps import claim, dispatch, enqueue, new_job
+from tests.integration.steps import CALL, TERMS, claim, dispatch, enqueue, new_job
 from worker.engine import releasing
 from worker.engine.catalog import Catalog, register
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
@@ -24,6 +24,7 @@ from worker.engine.serving import ServedModels, Serving
 from worker.engine.task import Task, TaskInput, TaskOutput
 from worker.errors import InvalidInput, UnknownPromptVersion
 from worker.storage import releases
+from worker.storage.claim import Hints, claim_and_open
 from worker.storage.engine import transaction
 
 WHO = {"by": "ada"}
@@ -399,3 +400,59 @@ class TestTheHistory:
 
         with transaction(engine) as connection:
             assert [each.id for each in releases.history(connection, "t")] == [mine.id + 1, mine.id]
+
+
+def test_a_choice_made_before_the_claim_is_the_one_that_the_claim_would_make(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    process = Process(library)
+    made = put(engine, library, v1_0=50, v1_1=50)
+    for user in (None, "ann", "bob", "cid"):
+        chosen = process.choose(engine, user_id=user)
+        job_id = new_job().id
+        foreseen = process.chooser.foresee(job_id, Hints("t", user, None, None))
+        assert foreseen is not None
+        assert foreseen[1] == made.id
+        assert foreseen[0] == chosen or user is None
+
+
+def test_a_choice_made_before_the_claim_does_not_outlive_a_release(
+    engine: Engine, library: PromptLibrary
+) -> None:
+    process, hints = Process(library), Hints("t", None, None, None)
+    (job_id,) = enqueue(engine, new_job())
+    with transaction(engine) as connection:
+        dispatch(connection)
+    foreseen = process.chooser.foresee(job_id, hints)
+    put(engine, library, v1_0=100)
+
+    assert foreseen is not None
+    assert foreseen[0].prompt.version == "1.2"
+    with transaction(engine) as connection:
+        assert claim_and_open(connection, job_id, TERMS, hints, foreseen[1], CALL) is None
+        taken = claim(connection, job_id)
+        assert taken is not None
+        assert process.chooser.choose(connection, taken).prompt.version == "1.0"
+
+
+def test_what_this_process_cannot_know_is_not_foreseen(
+    engine: Engine, library: PromptLibrary, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    write(old, "1.0")
+    process = Process(PromptLibrary.load(old))
+    put(engine, library, v1_2=100)
+    with transaction(engine) as connection:
+        process.serving.keep_up(connection, releases.newest_id(connection))
+
+    def foreseen(hints: Hints) -> Choice | None:
+        found = process.chooser.foresee(new_job().id, hints)
+        return None if found is None else found[0]
+
+    assert foreseen(Hints("t", None, None, None)) is None
+    assert foreseen(Hints("translate", None, None, None)) is None
+    for pin in ("9.9", "1.0@0123456789ab", "@"):
+        assert foreseen(Hints("t", None, pin, None)) is None
+    chosen = process.choose(engine)
+    assert foreseen(Hints("t", None, None, None)) == chosen

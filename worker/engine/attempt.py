@@ -20,7 +20,7 @@ from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
 from worker.engine.budget import Spent
-from worker.engine.choose import Chooser, UnfitRelease, Unrunnable
+from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
 from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSent
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
@@ -32,9 +32,17 @@ from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
 from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
-from worker.storage.claim import Claim, claim_job, open_call
+from worker.storage.claim import (
+    Claim,
+    FirstCall,
+    Hints,
+    Terms,
+    claim_and_open,
+    claim_job,
+    open_call,
+)
 from worker.storage.dispatch import recall
-from worker.storage.engine import transaction
+from worker.storage.engine import autocommit, transaction
 from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
@@ -70,11 +78,14 @@ class Attempts:
         self._settler = Settler(holdings)
         self._worker = worker
 
-    def run(self, task: AnyTask, job_id: UUID) -> Ended:
-        """Take the job through one attempt and say how it ended."""
+    def run(self, task: AnyTask, job_id: UUID, hints: Hints | None = None) -> Ended:
+        """Take the job through one attempt and say how it ended.
+
+        `hints` is what its message says of it, if that was the relay's.
+        """
         if self._holdings.draining.is_set():
             return _hand_back(job_id)
-        opened = persistently(lambda: self._claim(task, job_id), self._holdings.ending)
+        opened = persistently(lambda: self._claim(task, job_id, hints), self._holdings.ending)
         if isinstance(opened, Ended):
             return opened
         control = CallControl()
@@ -149,20 +160,34 @@ class Attempts:
         record = CallRecord(outcome="interrupted")
         return self._settler.after_failure(opened, record, failure, CallFacts("transient"))
 
-    def _claim(self, task: AnyTask, job_id: UUID) -> OpenCall | Ended:
+    def _claim(self, task: AnyTask, job_id: UUID, hints: Hints | None) -> OpenCall | Ended:
         """Claim the job and open its usage row, in one transaction.
 
         The input is not looked at before that is committed: should reading it kill the process,
         the claim is there to be rescued, and the rescues are counted.
         """
+        terms = Terms(self._worker, self._settings.lease_seconds, task.deadline)
+        opened = hints and self._claim_foreseen(job_id, terms, hints)
+        return opened or self._claim_step_by_step(job_id, terms)
+
+    def _claim_foreseen(self, job_id: UUID, terms: Terms, hints: Hints) -> OpenCall | None:
+        """In one statement, with a choice made beforehand; None if that does not stand."""
+        foreseen = self._chooser.foresee(job_id, hints)
+        if foreseen is None:
+            return None
+        choice, newest_release = foreseen
+        call = self._first_call(choice)
+        with autocommit() as connection:
+            taken = claim_and_open(connection, job_id, terms, hints, newest_release, call)
+        if taken is None:
+            return None
+        claim, usage_id = taken
+        return OpenCall(claim, choice, usage_id, Spent.before(claim))
+
+    def _claim_step_by_step(self, job_id: UUID, terms: Terms) -> OpenCall | Ended:
+        """With a choice made by the claimed row."""
         with transaction() as connection:
-            claim = claim_job(
-                connection,
-                job_id,
-                worker=self._worker,
-                lease_seconds=self._settings.lease_seconds,
-                deadline_seconds=task.deadline,
-            )
+            claim = claim_job(connection, job_id, terms)
             if claim is None:
                 return NOT_OURS
             try:
@@ -177,18 +202,18 @@ class Attempts:
             if pause := claim.is_paused(choice.model):
                 failure = Failure("paused", f"{pause} is paused")
                 return _snooze(connection, claim, failure, _PAUSED_SECONDS)
-            usage_id = open_call(
-                connection,
-                claim,
-                call=1,
-                model=choice.model,
-                prompt=choice.prompt.name,
-                prompt_version=choice.prompt.version,
-                prompt_sha256=choice.prompt.sha256,
-                variant=choice.variant,
-                schema_sha256=self._preparer.schemas[task.name].sha256,
-            )
+            usage_id = open_call(connection, claim, self._first_call(choice))
         return OpenCall(claim, choice, usage_id, Spent.before(claim))
+
+    def _first_call(self, choice: Choice) -> FirstCall:
+        return FirstCall(
+            call_model=choice.model,
+            prompt=choice.prompt.name,
+            call_version=choice.prompt.version,
+            prompt_sha256=choice.prompt.sha256,
+            variant=choice.variant,
+            schema_sha256=self._preparer.schemas[choice.task.name].sha256,
+        )
 
 
 def follow_up(

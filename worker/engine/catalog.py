@@ -42,17 +42,26 @@ class Catalog:
             UnknownPromptVersion: neither the folder nor the database has it.
             ConfigurationError: it does not fit the task's input.
         """
+        found = self.known(task, version, sha256)
+        if found is None:
+            assert version is not None  # noqa: S101 – the folder has its highest
+            found = load(connection, task.prompt, version, sha256)
+            found.check(task.fields)
+            self._found[task.name, version, sha256] = found
+        return found
+
+    def known(self, task: AnyTask, version: str | None, sha256: str = "") -> Prompt | None:
+        """The same without the database: None if only that may have it.
+
+        Raises:
+            UnknownPromptVersion: only the folder could have it, and it does not.
+        """
         folder, name = self._folder, task.prompt
         if version is None or not sha256:
             return folder.get(name, version)
         if folder.has(name, version) and folder.get(name, version).sha256.startswith(sha256):
             return folder.get(name, version)
-        found = self._found.get((task.name, version, sha256))
-        if found is None:
-            found = load(connection, name, version, sha256)
-            found.check(task.fields)
-            self._found[task.name, version, sha256] = found
-        return found
+        return self._found.get((task.name, version, sha256))
 
 
 def load(connection: Connection, name: str, version: str, sha256: str) -> Prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -19,7 +20,7 @@ from worker.errors import (
     UnknownPromptVersion,
     UnknownTask,
 )
-from worker.storage.claim import Claim
+from worker.storage.claim import Claim, Hints
 
 
 class Unrunnable(Exception):
@@ -69,7 +70,7 @@ class Chooser:
             raise unrunnable("unknown_task", error) from None
         self._serving.keep_up(connection, claim.newest_release)
         try:
-            pick = self._pick(task, claim)
+            pick = self._pick(task, claim.id, claim.user_id, claim.prompt_version)
             prompt = self._catalog.find(connection, task, pick.version, pick.sha256)
         except (UnknownPromptVersion, InvalidInput, ConfigurationError) as error:
             if claim.prompt_version is not None:
@@ -77,6 +78,23 @@ class Chooser:
             summary = "the released prompt version does not run here"
             raise UnfitRelease(Failure("unfit_release", summary, str(error))) from None
         return Choice(task, prompt, claim.model or prompt.file.model, pick.variant)
+
+    def foresee(self, job_id: UUID, hints: Hints) -> tuple[Choice, int] | None:
+        """The choice for a job that is not claimed yet, and the newest release that it knows of.
+
+        None where that takes more than this process has heard. It is the choice of a claim only if
+        the hints are right and no newer release is out by then; `claim_and_open` sees to both.
+        """
+        newest = self._serving.newest  # first: what is chosen below may be newer, never older
+        try:
+            task = self._registry[hints.task]
+            pick = self._pick(task, job_id, hints.user_id, hints.prompt_version)
+            prompt = self._catalog.known(task, pick.version, pick.sha256)
+        except (UnknownTask, UnknownPromptVersion, InvalidInput):
+            return None  # whoever reads the row knows what to do
+        if prompt is None:
+            return None
+        return Choice(task, prompt, hints.model or prompt.file.model, pick.variant), newest
 
     def still_holds(self, claim: Claim, choice: Choice) -> bool:
         """Whether `claim` would get the same version now, as far as this process has heard."""
@@ -86,10 +104,10 @@ class Chooser:
         prompt = choice.prompt
         return pick.version == prompt.version and prompt.sha256.startswith(pick.sha256)
 
-    def _pick(self, task: AnyTask, claim: Claim) -> Pick:
-        if claim.prompt_version is None:
-            return self._serving.pick(task.prompt, claim.user_id, claim.id)
-        return Pick(*parse_pin(claim.prompt_version), variant=PINNED)
+    def _pick(self, task: AnyTask, job_id: UUID, user_id: str | None, pin: str | None) -> Pick:
+        if pin is None:
+            return self._serving.pick(task.prompt, user_id, job_id)
+        return Pick(*parse_pin(pin), variant=PINNED)
 
 
 def unrunnable(kind: str, error: ClaudeJobsError) -> Unrunnable:

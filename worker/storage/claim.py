@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
@@ -45,7 +45,7 @@ class Claim:
 
 
 # The deadline counts from the first claim: a backlog must not make jobs fail.
-_CLAIM = Statement("""
+_TAKE = """
 UPDATE jobs
 SET state = 'running', attempt = attempt + 1, claim_token = :token, worker = :worker,
     lease_expires_at = now() + make_interval(secs => :lease_seconds), started_at = now(),
@@ -56,60 +56,63 @@ FROM (
            coalesce(sum(cost_usd), 0) AS usd
     FROM usage WHERE job_id = :id
 ) AS spent
-WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested
+WHERE id = :id AND state = 'dispatched' AND NOT cancel_requested"""
+
+_NEWEST_RELEASE = "(SELECT coalesce(max(id), 0) FROM prompt_releases)"
+
+_CLAIMED = f"""
 RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt, max_attempts,
           extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
           spent.tokens, spent.usd,
           ARRAY(SELECT scope || ':' || name FROM pauses) AS paused,
-          (SELECT coalesce(max(id), 0) FROM prompt_releases) AS newest_release
-""")
+          {_NEWEST_RELEASE} AS newest_release"""  # noqa: S608
+
+_CLAIM = Statement(_TAKE + _CLAIMED)
 
 
-def claim_job(
-    connection: Connection,
-    job_id: UUID,
-    *,
-    worker: str,
-    lease_seconds: float,
-    deadline_seconds: float,
-) -> Claim | None:
+class Terms(NamedTuple):
+    """Who claims, for how many seconds at a time, and how many the job may take from its first
+    claim, unless it was enqueued with a deadline of its own."""
+
+    worker: str
+    lease_seconds: float
+    deadline_seconds: float
+
+
+def claim_job(connection: Connection, job_id: UUID, terms: Terms) -> Claim | None:
     """Take a dispatched job; None when somebody else has it, or when there is nothing to take.
 
-    Of any number of messages for one job, one wins this UPDATE. `deadline_seconds` is how long
-    the job may take from its first claim, unless it was enqueued with a deadline of its own.
+    Of any number of messages for one job, one wins this UPDATE.
     """
-    values = {
-        "id": job_id,
-        "token": uuid4(),
-        "worker": worker,
-        "lease_seconds": lease_seconds,
-        "deadline_seconds": deadline_seconds,
-    }
-    row = _CLAIM.row(connection, values)
+    row = _CLAIM.row(connection, _taking(job_id, terms))
     return None if row is None else Claim(*row)
+
+
+def _taking(job_id: UUID, terms: Terms) -> dict[str, Any]:
+    return {"id": job_id, "token": uuid4(), **terms._asdict()}
 
 
 _OPEN_CALL = Statement("""
 INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
                    prompt_sha256, variant, schema_sha256)
-VALUES (:job_id, :task, :user_id, :attempt, :call, :model, :prompt, :prompt_version,
+VALUES (:job_id, :task, :user_id, :attempt, 1, :call_model, :prompt, :call_version,
         :prompt_sha256, :variant, :schema_sha256)
 RETURNING id
 """)
 
 
-def open_call(
-    connection: Connection,
-    claim: Claim,
-    *,
-    call: int,
-    model: str,
-    prompt: str,
-    prompt_version: str,
-    prompt_sha256: str,
-    variant: str | None = None,
-    schema_sha256: str | None = None,
-) -> int:
+class FirstCall(NamedTuple):
+    """What the first call of an attempt is made with, for its usage row."""
+
+    call_model: str
+    prompt: str
+    call_version: str
+    prompt_sha256: str
+    variant: str | None = None
+    schema_sha256: str | None = None
+
+
+def open_call(connection: Connection, claim: Claim, call: FirstCall) -> int:
     """Record a call as `in_flight` and return the id of its usage row.
 
     To be committed before the request is sent: Claude never bills what the table does not know.
@@ -119,14 +122,58 @@ def open_call(
         "task": claim.task,
         "user_id": claim.user_id,
         "attempt": claim.attempt,
-        "call": call,
-        "model": model,
-        "prompt": prompt,
-        "prompt_version": prompt_version,
-        "prompt_sha256": prompt_sha256,
-        "variant": variant,
-        "schema_sha256": schema_sha256,
+        **call._asdict(),
     }
     opened = _OPEN_CALL.row(connection, row)
     assert opened is not None  # noqa: S101 – an INSERT has its row
     return int(opened[0])
+
+
+class Hints(NamedTuple):
+    """What the message of a job says of its row: enough to choose what it will run with."""
+
+    task: str
+    user_id: str | None
+    prompt_version: str | None
+    model: str | None
+
+
+_CLAIM_AND_OPEN = Statement(f"""
+WITH claimed AS (
+    {_TAKE}
+        AND (task, user_id, prompt_version, model)
+            IS NOT DISTINCT FROM (:task, :user_id, :prompt_version, :model)
+        AND {_NEWEST_RELEASE} = :newest_release
+        AND NOT EXISTS (
+            SELECT FROM pauses
+            WHERE (scope, name) IN (('all', ''), ('task', :task), ('model', :call_model)))
+    {_CLAIMED}
+), opened AS (
+    INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
+                       prompt_sha256, variant, schema_sha256)
+    SELECT id, task, user_id, attempt, 1, :call_model, :prompt, :call_version, :prompt_sha256,
+           :variant, :schema_sha256
+    FROM claimed
+    RETURNING id
+)
+SELECT claimed.*, opened.id FROM claimed, opened
+""")  # noqa: S608 – built from the constants above
+
+
+def claim_and_open(
+    connection: Connection,
+    job_id: UUID,
+    terms: Terms,
+    hints: Hints,
+    newest_release: int,
+    call: FirstCall,
+) -> tuple[Claim, int] | None:
+    """Both in one statement: the claim, and the id of the call's usage row.
+
+    None, with nothing done, when there is nothing to take – and when `call` may be the wrong one:
+    the row is not as the hints have it, a prompt was released after `newest_release`, or there is
+    a pause.
+    """
+    values = {**_taking(job_id, terms), **hints._asdict(), **call._asdict()}
+    row = _CLAIM_AND_OPEN.row(connection, {**values, "newest_release": newest_release})
+    return None if row is None else (Claim(*row[:-1]), row[-1])

@@ -52,6 +52,7 @@ class Dispatched:
     task: str
     prompt_version: str | None
     user_id: str | None
+    model: str | None
     attempt: int
 
 
@@ -241,7 +242,7 @@ _MARK = text("""
 UPDATE jobs SET state = 'dispatched', dispatched_at = now()
 FROM (SELECT id FROM jobs WHERE id = ANY(:ids) AND state = 'queued' FOR UPDATE SKIP LOCKED) AS due
 WHERE jobs.id = due.id
-RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.attempt
+RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.model, jobs.attempt
 """)
 
 

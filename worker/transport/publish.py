@@ -8,7 +8,7 @@ with what `send_task` makes. It sends no `before_task_publish` signal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -17,12 +17,16 @@ from celery.utils.nodenames import anon_nodename
 from kombu.exceptions import KombuError
 
 from worker.engine.relay import Publish
+from worker.storage.claim import Hints
 from worker.storage.dispatch import Dispatched
 
 log = structlog.get_logger(__name__)
 
 #: The second try goes over a fresh connection: the first may have met one that had died idle.
 _TRIES = 2
+
+#: The header that lets a worker choose what a job runs with before it has read the row.
+HINTS = "job_hints"
 
 #: The arguments, and what else Celery lets a message carry: callbacks, chains. An id needs no
 #: escaping.
@@ -69,6 +73,14 @@ def send(app: Celery, producer: Any, jobs: Sequence[Dispatched]) -> None:
             )
 
 
+def hints_of(task: str, headers: Mapping[str, Any] | None) -> Hints | None:
+    """What a message says of its job; None if it does not."""
+    match (headers or {}).get(HINTS):
+        case [None | str() as user_id, None | str() as prompt_version, None | str() as model]:
+            return Hints(task, user_id, prompt_version, model)
+    return None
+
+
 def _headers(job: Dispatched, origin: str) -> dict[str, Any]:
     # The reprs are what Flower shows as arguments; the body stays the bare id.
     shown = {"prompt_version": job.prompt_version or "current", "user": job.user_id}
@@ -92,4 +104,5 @@ def _headers(job: Dispatched, origin: str) -> dict[str, Any]:
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        HINTS: [job.user_id, job.prompt_version, job.model],
     }

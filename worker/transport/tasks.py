@@ -16,6 +16,8 @@ from worker.engine.patience import persistently
 from worker.engine.registry import AnyTask
 from worker.engine.settling import Ended
 from worker.errors import Failure, JobFailed
+from worker.storage.claim import Hints
+from worker.transport.publish import hints_of
 
 
 class JobTask(celery.Task):  # type: ignore[misc]
@@ -36,7 +38,7 @@ class JobTask(celery.Task):  # type: ignore[misc]
 def register(
     app: celery.Celery,
     task: AnyTask,
-    run_attempt: Callable[[AnyTask, UUID], Ended],
+    run_attempt: Callable[[AnyTask, UUID, Hints | None], Ended],
     ending: threading.Event,
 ) -> celery.Task:
     """Add `task` to `app`, under its own name; once `ending` is set, it waits for no outage."""
@@ -44,13 +46,14 @@ def register(
     def run(self: celery.Task, *args: Any, **values: Any) -> None:
         job_id = job_id_for(self.request.id)
         with structlog.contextvars.bound_contextvars(job=str(job_id), task=task.name):
+            hints = hints_of(task.name, self.request.headers)
             if not _is_ours(args, values, job_id):
                 user_id = (self.request.headers or {}).get("user_id")
                 # Until the row exists, the message is all there is: it must not be acknowledged.
                 failure = persistently(lambda: adopt(task, job_id, args, values, user_id), ending)
                 if failure:
                     _fail(task, failure)
-            _report(task, run_attempt(task, job_id))
+            _report(task, run_attempt(task, job_id, hints))
 
     return app.task(run, name=task.name, base=JobTask, bind=True, kind=task)
 

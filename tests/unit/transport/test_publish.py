@@ -10,10 +10,13 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 
+from worker.storage.claim import Hints
 from worker.storage.dispatch import Dispatched
-from worker.transport.publish import send
+from worker.transport.publish import HINTS, hints_of, send
 
-JOB = Dispatched(uuid4(), "analyze_document", prompt_version="1.0", user_id="ann'a", attempt=2)
+JOB = Dispatched(
+    uuid4(), "analyze_document", prompt_version="1.0", user_id="ann'a", model="m", attempt=2
+)
 
 
 @pytest.fixture
@@ -35,6 +38,7 @@ def sent_by_celery(app: Celery, job: Dispatched) -> dict[str, Any]:
             kwargsrepr=repr({"prompt_version": job.prompt_version, "user": job.user_id}),
             retry=False,
             ignore_result=True,
+            headers={HINTS: [job.user_id, job.prompt_version, job.model]},
         )
         return message(connection)
 
@@ -62,9 +66,21 @@ def test_a_message_is_what_send_task_makes(app: Celery) -> None:
 
 
 def test_a_batch_is_a_message_a_job_in_order(app: Celery) -> None:
-    jobs = [Dispatched(uuid4(), "t", None, None, attempt=0) for _ in range(3)]
+    jobs = [Dispatched(uuid4(), "t", None, None, None, attempt=0) for _ in range(3)]
     with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
         send(app, producer, jobs)
         sent = [message(connection) for _ in jobs]
     assert [one["headers"]["id"] for one in sent] == [str(job.id) for job in jobs]
     assert sent[0]["headers"]["kwargsrepr"] == "{'prompt_version': 'current'}"
+
+
+def test_a_message_says_what_the_choice_depends_on(app: Celery) -> None:
+    headers = sent_by_us(app, JOB)["headers"]
+    assert hints_of("t", headers) == Hints("t", "ann'a", "1.0", "m")
+
+
+@pytest.mark.parametrize(
+    "headers", [None, {}, {HINTS: None}, {HINTS: "ann"}, {HINTS: ["ann"]}, {HINTS: [1, 2, 3]}]
+)
+def test_a_message_that_does_not_say_so_is_no_worse(headers: dict[str, Any] | None) -> None:
+    assert hints_of("t", headers) is None
