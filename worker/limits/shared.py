@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any, Literal, cast
 import redis
 import structlog
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from worker.limits.headers import Reading
+from worker.limits.script import Script
 from worker.limits.types import Buckets, ClassState, Cost, Verdict
 
 log = structlog.get_logger(__name__)
@@ -23,7 +23,6 @@ log = structlog.get_logger(__name__)
 PREFIX = "claude-jobs:limits:"
 
 _SCRIPT = (Path(__file__).parent / "buckets.lua").read_text()
-_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 #: Longer, and Redis counts as lost (seconds).
 _PATIENCE = 0.25
@@ -61,9 +60,9 @@ class Shared:
             url,
             socket_timeout=_PATIENCE,
             socket_connect_timeout=_PATIENCE,
-            # Once more at once: the server may have closed a connection that was idle.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
+        self._script = Script(self._client.connection_pool, _SCRIPT)
         self._caps, self._share, self._memory = caps, share, memory
         self._on_loss, self._clock = on_loss, clock
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
@@ -80,6 +79,7 @@ class Shared:
 
     def close(self) -> None:
         """Close the connections."""
+        self._script.close()
         self._client.close()
 
     def admit(self, name: str, cost: Cost, max_wait: float) -> Verdict:
@@ -126,13 +126,9 @@ class Shared:
     def states(self, names: Sequence[str]) -> list[ClassState]:
         """The classes as they are now, in one round trip."""
 
-        def ask() -> list[Any]:
-            with self._client.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.eval(_SCRIPT, 1, PREFIX + name, *self._arguments("peek", name))
-                return pipeline.execute()
-
-        return [_state(name, row) for name, row in zip(names, self._guarded(ask), strict=True)]
+        calls = [self._call("peek", name) for name in names]
+        rows = self._guarded(lambda: self._script.run(calls))
+        return [_state(name, row) for name, row in zip(names, rows, strict=True)]
 
     def names(self) -> list[str]:
         """The classes that the fleet has used within a day."""
@@ -145,25 +141,18 @@ class Shared:
 
     def _run(self, operation: str, name: str, *rest: float | bytes | None) -> Any:
         losses = self._losses
-        arguments = self._arguments(operation, name) + [_argument(value) for value in rest]
-
-        def ask() -> Any:
-            try:
-                return self._client.evalsha(_SHA, 1, PREFIX + name, *arguments)
-            except NoScriptError:
-                return self._client.eval(_SCRIPT, 1, PREFIX + name, *arguments)
-
-        answer = self._guarded(ask)
+        call = [*self._call(operation, name), *(_argument(value) for value in rest)]
+        (answer,) = self._guarded(lambda: self._script.run([call]))
         self._resumed[name] = losses
         return answer
 
-    def _arguments(self, operation: str, name: str) -> list[str | bytes | float]:
+    def _call(self, operation: str, name: str) -> list[str | bytes | float]:
         limits, levels, closed_for = self._memory(name)
         now = None if self._clock is None else self._clock()
         caps = self._caps.get(name, Buckets())
         numbers = [now, *caps, self._share, *limits, *levels, closed_for]
         resuming = self._resumed.get(name, 0) != self._losses
-        return [operation, *(_argument(number) for number in numbers), int(resuming)]
+        return [PREFIX + name, operation, *(_argument(x) for x in numbers), int(resuming)]
 
     def _guarded(self, ask: Callable[[], Any]) -> Any:
         """Run `ask`, unless Redis is away; while it is, one thread a second looks."""
