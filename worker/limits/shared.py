@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from worker.limits.headers import Reading
-from worker.limits.script import Script
 from worker.limits.types import Buckets, ClassState, Cost, Verdict
+from worker.redis_script import Script
 
 log = structlog.get_logger(__name__)
 

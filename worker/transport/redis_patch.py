@@ -31,6 +31,8 @@ from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as transport
 from kombu.transport import virtual
 
+from worker.redis_script import Script
+
 log = structlog.get_logger(__name__)
 
 #: The versions in which the defect was seen and the cure was tested.
@@ -39,11 +41,13 @@ AFFECTED = {"5.7.0"}
 #: How long an acknowledgement waits for a message to travel with (seconds).
 _ACK_PAUSE = 0.02
 
-#: KEYS: the index, the messages. ARGV: a message's tag, when it came and what brings it back; then
-#: the tags of those that were acknowledged.
+#: KEYS: the index, the messages. ARGV: a message's tag ('' for no message), when it came and what
+#: brings it back; then the tags of those that were acknowledged.
 _KEEP = """
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+if ARGV[1] ~= '' then
+  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+end
 for i = 4, #ARGV do
   redis.call('ZREM', KEYS[1], ARGV[i])
   redis.call('HDEL', KEYS[2], ARGV[i])
@@ -99,16 +103,7 @@ def _gather_acks(qos: Any) -> None:
 
     def append(self: Any, message: Any, delivery_tag: str) -> None:
         place = message.delivery_info["exchange"], message.delivery_info["routing_key"]
-        kept = json.dumps([message._raw, *place])
-        keep = self.__dict__.get("_keep")
-        with self.channel.conn_or_acquire() as client:
-            if keep is None:
-                keep = self.__dict__["_keep"] = client.register_script(_KEEP)
-            keep(
-                keys=[self.unacked_index_key, self.unacked_key],
-                args=[delivery_tag, time.time(), kept, *_taken(self)],
-                client=client,
-            )
+        _keep(self, delivery_tag, time.time(), json.dumps([message._raw, *place]))
         in_memory.append(self, message, delivery_tag)
 
     def ack(self: Any, delivery_tag: str) -> None:
@@ -125,24 +120,25 @@ def _gather_acks(qos: Any) -> None:
 
     def restore_unacked_once(self: Any, stderr: Any = None) -> None:
         _flush(self)
+        if script := self.__dict__.pop("_script", None):
+            script.close()
         close(self, stderr)
 
     qos.append, qos.ack, qos.restore_unacked_once = append, ack, restore_unacked_once
 
 
-def _taken(qos: Any) -> list[str]:
-    taken: list[str] = qos.__dict__.get("_acked", [])
-    qos.__dict__["_acked"] = []
-    return taken
+def _keep(qos: Any, *message: str | float) -> None:
+    script = qos.__dict__.get("_script")
+    if script is None:
+        script = qos.__dict__["_script"] = Script(qos.channel.pool, _KEEP, keys=2)
+    acked, qos.__dict__["_acked"] = qos.__dict__.get("_acked", []), []
+    script.run([[qos.unacked_index_key, qos.unacked_key, *message, *acked]])
 
 
 def _flush(qos: Any) -> None:
-    if not (tags := _taken(qos)):
+    if not qos.__dict__.get("_acked"):
         return
     try:
-        with qos.channel.conn_or_acquire() as client:
-            client.pipeline().zrem(qos.unacked_index_key, *tags).hdel(
-                qos.unacked_key, *tags
-            ).execute()
+        _keep(qos, "", "", "")
     except (*qos.channel.connection_errors, OSError) as error:
         log.warning("messages not acknowledged: they will come again", error=repr(error))

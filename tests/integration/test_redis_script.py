@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from worker.limits.script import Script
+from worker.redis_script import Script
 
 #: Answers with its argument, or fails if that is a minus.
 ECHO = "if ARGV[1] == '-' then return redis.error_reply('no minus') end return KEYS[1] .. ARGV[1]"

@@ -14,19 +14,20 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
-#: A key of Redis and what the script is told about it.
+#: The keys that the script may touch, and its arguments.
 Call = Sequence[str | bytes | float]
 
 
 class Script:
-    """Runs `text`, with one key and any arguments; safe to use from any number of threads.
+    """Runs `text` with so many `keys` and any arguments; safe to use from any number of threads.
 
-    As many connections are made as calls were ever waited for at once.
+    Connections are made like those of `pool`: as many as calls were ever waited for at once.
     """
 
-    def __init__(self, pool: redis.ConnectionPool, text: str) -> None:
+    def __init__(self, pool: redis.ConnectionPool, text: str, *, keys: int = 1) -> None:
         self._pool = pool
         self._text = text
+        self._keys = keys
         self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._idle: deque[Any] = deque()
 
@@ -55,7 +56,7 @@ class Script:
             self._idle.pop().disconnect()
 
     def _run(self, connection: Any, calls: Sequence[Call]) -> list[Any]:
-        commands = [("EVALSHA", self._sha, 1, *call) for call in calls]
+        commands = [("EVALSHA", self._sha, self._keys, *call) for call in calls]
         answers = _exchange(connection, commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             # A Redis that was started or flushed meanwhile: it knows all of them, or none.
