@@ -117,7 +117,7 @@ class PlainFleet:
     ) -> None:
         self.name, self.strategy = name, strategy
         Base.metadata.create_all(get_engine())
-        environment = plain_environment(stack)
+        environment = plain_environment(stack.environment)
         self._redis = redis.Redis.from_url(environment["PLAIN_BROKER_URL"])
         self._app = Celery(broker=environment["PLAIN_BROKER_URL"], set_as_current=False)
         self._queues = {model: f"plain-goodput-{next(_numbers)}" for model in models}
