@@ -8,7 +8,9 @@ from typing import Any
 from celery.worker.consumer import Consumer
 
 #: How long an event waits for others (seconds).
-_PAUSE = 0.05
+_PAUSE = 0.2
+#: So many do not wait; Celery's own bound is 24.
+_MOST = 200
 
 
 class EventGatheringConsumer(Consumer):  # type: ignore[misc]
@@ -29,6 +31,7 @@ class EventGatheringConsumer(Consumer):  # type: ignore[misc]
             super().on_send_event_buffered()
         elif time.monotonic() > self._flush_at:  # else it will be sent along by then
             self._flush_at = time.monotonic() + _PAUSE
+            self.event_dispatcher.buffer_limit = _MOST
             # Through the loop: its timer is not for other threads.
             self.hub.call_soon(self.hub.call_later, _PAUSE, self._flush_events)
 
