@@ -35,6 +35,11 @@ class EventGatheringConsumer(Consumer):  # type: ignore[misc]
             # Through the loop: its timer is not for other threads.
             self.hub.call_soon(self.hub.call_later, _PAUSE, self._flush_events)
 
+    def on_close(self) -> None:
+        """The connection was lost: what waits is kept for the next one."""
+        self._flush_events()
+        super().on_close()
+
     def stop(self) -> None:
         """The loop has ended: from now on nothing waits for it."""
         self._gathering = False
