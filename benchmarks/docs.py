@@ -20,30 +20,35 @@ the same run. The absolute numbers are this machine's; the ratios are what to tr
 _WHY = """\
 ## Where the time goes
 
-A worker was watched with `py-spy record --gil` while it drained 1,200 jobs at zero latency. Of the
-time that its one interpreter lock was held:
+A worker was watched with `py-spy record --gil` for a minute while it drained jobs at zero latency.
+Of the time that its one interpreter lock was held:
 
 | | share |
 |---|--:|
-| the SDK's call (`call_claude`) | 19 % |
+| the SDK's call (`call_claude`) | 25 % |
 | Celery and kombu, the consumer's thread: receive, decode, hand over, acknowledge | 26 % |
-| Celery and kombu, the relay's thread: build and publish the message | 12 % |
-| events for Flower | 10 % |
-| the claim and the usage row, committed before the call | 9 % |
+| Celery, in the job's thread | 4 % |
+| events for Flower | 4 % |
+| the limiter: reserve before the call, settle after it | 9 % |
 | settling: one statement for result, usage and state | 9 % |
-| the rest: prompt, validation, checks, price, log, the relay's look | 15 % |
+| the claim with its usage row, one statement, committed before the call | 5 % |
+| the relay: its looks and its messages | 5 % |
+| a line of log | 4 % |
+| the price | 3 % |
+| the rest: prompt, validation, checks | 6 % |
 
-- **Jobs/s beside lean peers.** Half of the lock's time is Celery's; plain Celery pays all of that
-  but the publishing, which its producer does. Over the floor, dramatiq's queue costs half a
-  millisecond a job and lean Celery two. The rest is what the peers do not do: the claim, the usage
-  row before the call, the relay. More worker processes raise the rate; calls that take seconds
-  never get there.
-- **500 calls of 2 s** are 250 jobs/s, more than one process can start on a core. Plain Celery stops
-  at the same place.
-- **Latency over a distance.** The relay's look is nine round trips (BEGIN, lock, four surveys,
-  choice, mark, COMMIT) and the claim four. The surveys could be one statement; the claim and its
-  usage row another. Throughput falls for plain Celery as much: kombu's Redis transport receives and
-  acknowledges one message after the other in one thread, several round trips each.
+- **Jobs/s beside lean peers.** A third of the lock's time is Celery's still. The floor – threads,
+  SDK, two rows – holds the lock for the SDK's call and a statement; whatever a queue does comes on
+  top, and a durable one with a limiter does more. taskiq and arq run on one thread, which needs no
+  lock. What would help is a consumer that takes several messages a round trip, which kombu's does
+  not, and fewer threads for calls that take no time, which Claude's do not. More worker processes
+  raise the rate; calls that take seconds never get there.
+- **500 calls of 2 s** are 250 jobs/s, about what one process can start on a core. Plain Celery
+  stops at the same place.
+- **Latency over a distance.** The relay's look is four round trips (lock and survey together, choice,
+  mark, COMMIT), the claim one. Then kombu's Redis transport receives one message after the other
+  in one thread, two round trips each; plain Celery pays those as well. What is left when idle are
+  the commits: a job is on the disk when it is enqueued, dispatched and claimed.
 - **enqueue-file** reaches its rate by its own clock. The rest is the start of Python and imports.
 
 """
