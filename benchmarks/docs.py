@@ -38,17 +38,17 @@ Of the time that its one interpreter lock was held:
 | the rest: prompt, validation, checks | 6 % |
 
 - **Jobs/s beside lean peers.** A third of the lock's time is Celery's still. The floor – threads,
-  SDK, two rows – holds the lock for the SDK's call and a statement; whatever a queue does comes on
-  top, and a durable one with a limiter does more. taskiq and arq run on one thread, which needs no
-  lock. What would help is a consumer that takes several messages a round trip, which kombu's does
-  not, and fewer threads for calls that take no time, which Claude's do not. More worker processes
-  raise the rate; calls that take seconds never get there.
+  SDK, two rows – holds the lock for the SDK's call and one statement. The rest is what the lean
+  peers do not do: the claim, the usage row before the call, the limiter, the relay. taskiq and arq
+  run in one thread besides, where nobody waits for the lock. A consumer that takes several messages
+  a round trip would help; kombu's does not. More worker processes raise the rate; calls that take
+  seconds never get there.
 - **500 calls of 2 s** are 250 jobs/s, about what one process can start on a core. Plain Celery
   stops at the same place.
-- **Latency over a distance.** The relay's look is four round trips (lock and survey together, choice,
-  mark, COMMIT), the claim one. Then kombu's Redis transport receives one message after the other
-  in one thread, two round trips each; plain Celery pays those as well. What is left when idle are
-  the commits: a job is on the disk when it is enqueued, dispatched and claimed.
+- **Latency over a distance.** The relay's look is four round trips (lock and survey together,
+  choice, mark, COMMIT), the claim one. Then kombu's Redis transport receives one message after the
+  other in one thread, two round trips each; plain Celery pays those as well. What is left when idle
+  are the commits: a job is on the disk when it is enqueued, dispatched and claimed.
 - **enqueue-file** reaches its rate by its own clock. The rest is the start of Python and imports.
 
 """
