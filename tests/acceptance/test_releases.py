@@ -72,14 +72,19 @@ def rollback() -> Release:
     return made
 
 
+def enqueue(count: int) -> list[Any]:
+    """Jobs of as many users."""
+    task = load_registry()["analyze_document"]
+    return task.enqueue_many([task.new_job(DOCUMENT, user_id=f"u{n}") for n in range(count)])
+
+
 def test_a_rollback_reaches_every_worker_within_a_second(
     system: System, fleet: Fleet, claude: SimulatedClaude, record_property: Any
 ) -> None:
     """Under load, with jobs queued, in the broker, waiting in slots and running."""
-    task = load_registry()["analyze_document"]
     claude.configure(latency=0.05)
     release(v1_1=100)
-    jobs = task.enqueue_many([task.new_job(DOCUMENT, user_id=f"u{n}") for n in range(800)])
+    jobs = enqueue(800)
 
     def began(version: str) -> int:
         """Workers that have run a job with that version since the newest release."""
@@ -93,6 +98,7 @@ def test_a_rollback_reaches_every_worker_within_a_second(
 
     system.eventually(lambda: began("1.1") == WORKERS, "not all workers took part")
     back = rollback()
+    jobs += enqueue(400)
     system.eventually(lambda: began("1.0") == WORKERS, "not all workers went back")
     for job in jobs:
         job.wait(timeout=60)
@@ -122,8 +128,7 @@ def test_jobs_that_wait_for_the_limit_are_saved_too(
     plenty = {"requests": 10**6, "input_tokens": 10**9, "output_tokens": 10**9}
     release(v1_1=100)
     claude.configure(latency=0.05, limits={"*": plenty | {"requests": 60}}, burst_seconds=2)
-    task = load_registry()["analyze_document"]
-    jobs = task.enqueue_many([task.new_job(DOCUMENT) for _ in range(30)])
+    jobs = enqueue(30)
     # A call takes 50 ms: what has been running for longer waits for its turn.
     waiting = "state = 'running' AND started_at < now() - interval '400 ms'"
     system.eventually(lambda: system.count(waiting) > 0, "no job waited in its slot")
