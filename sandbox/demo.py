@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from sqlalchemy import RowMapping, text
 from sandbox.account import SandboxError
 from sandbox.claude.client import SimulatedClaude
 from sandbox.claude.faults import Fault
+from sandbox.process import wait_until
 from sandbox.samples import load_samples, sampled
 from sandbox.stack import DATA, Stack, servers, use_here
 from worker.cli.bulk import print_summary
@@ -158,13 +159,16 @@ def _verdict(stack: Stack, expected: Expectation) -> int:
             wrong.append(f"job {job} is {styled_state(row['state'])}: {_reason(row)}")
     if _reason(ended[expected.fail]) != "refused":
         wrong.append(f"job {expected.fail} was to be refused by Claude")
-    shown = Counter(task["state"] for task in json.loads(stack.flower("/api/tasks")).values())
+    due = Counter(SUCCESS=len(expected.succeed), FAILURE=1)
+    with suppress(SandboxError):  # what is missing then is said below
+        wait_until(lambda: _shown(stack) == due, seconds=10, failure="Flower is behind")
+    shown = _shown(stack)
     console.print(
         f"\nFlower {stack.flower_url} (login {stack.environment['FLOWER_BASIC_AUTH']}) saw "
         f"{shown['SUCCESS']} SUCCESS and {shown['FAILURE']} FAILURE; it ends with this demo, "
         "`make up` keeps it running"
     )
-    if shown != Counter(SUCCESS=len(expected.succeed), FAILURE=1):
+    if shown != due:
         wrong.append(f"Flower shows {dict(shown)}")
     for line in wrong:
         console.print(f"[red]{line}[/]")
@@ -175,6 +179,11 @@ def _verdict(stack: Stack, expected: Expectation) -> int:
             "the one that Claude refuses failed with its reason[/]"
         )
     return 1 if wrong else 0
+
+
+def _shown(stack: Stack) -> Counter[str]:
+    """How many tasks Flower shows in each state; a worker's events reach it after a moment."""
+    return Counter(task["state"] for task in json.loads(stack.flower("/api/tasks")).values())
 
 
 def _reason(row: RowMapping) -> str | None:
