@@ -118,6 +118,28 @@ def test_a_claim_knows_a_release_that_its_process_has_not_heard_of(
     assert process.choose(engine).prompt.version == "1.0"
 
 
+def test_a_thread_that_reads_slowly_does_not_bring_back_what_was_withdrawn(
+    engine: Engine, library: PromptLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(library)
+    put(engine, library, v1_1=100)
+    read = releases.serving
+
+    def read_slowly(connection: Connection) -> list[releases.Release]:
+        before = read(connection)
+        monkeypatch.setattr(releases, "serving", read)
+        put(engine, library, v1_0=100)
+        assert process.choose(engine).prompt.version == "1.0"
+        return before
+
+    monkeypatch.setattr(releases, "serving", read_slowly)
+    with transaction(engine) as connection:
+        process.serving.keep_up(connection, 1)
+
+    assert process.serving.newest == 2
+    assert process.serving.main_version("t").version == "1.0"
+
+
 def test_a_pinned_job_gets_its_version_whatever_serves(
     engine: Engine, library: PromptLibrary
 ) -> None:

@@ -7,6 +7,7 @@ keeps everything else up to date: the models that the relay counts by, and jobs 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -57,6 +58,7 @@ class Serving:
 
     def __init__(self) -> None:
         self._known = _InForce()
+        self._lock = threading.Lock()
 
     @property
     def newest(self) -> int:
@@ -68,10 +70,13 @@ class Serving:
         if newest <= self._known.newest:
             return
         found = releases.serving(connection)
-        self._known = _InForce(
+        heard = _InForce(
             max((release.id for release in found), default=0),
             {each.prompt: (each, Allocation.from_rows(each.allocation)) for each in found},
         )
+        with self._lock:  # whoever read before a release may come here after those who read it
+            if heard.newest > self._known.newest:
+                self._known = heard
 
     def in_force(self, since: int = 0) -> list[Release]:
         """The releases that count, of those with a number above `since`."""
