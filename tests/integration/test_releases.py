@@ -352,6 +352,30 @@ class TestGoingBack:
         with pytest.raises(UnknownPromptVersion):
             back(engine, library, "9")
 
+    def test_a_version_that_some_users_had_is_no_way_back(
+        self, engine: Engine, library: PromptLibrary
+    ) -> None:
+        put(engine, library, v1_0=90, v1_1=10)
+
+        with pytest.raises(InvalidInput, match=r"t/1.1 never served everybody: a rollback goes"):
+            back(engine, library, "1.1")
+        assert back(engine, library, "1.0").weights == {"1.0": 100}
+
+    @pytest.mark.parametrize("released", [["1.1"], ["1.0", "1.1"]])
+    def test_after_one_to_a_named_version_it_does_not_go_on_again(
+        self, engine: Engine, library: PromptLibrary, released: list[str]
+    ) -> None:
+        for version in released:
+            put(engine, library, **{f"v{version.replace('.', '_')}": 100})
+        back(engine, library, "1.0")
+
+        with pytest.raises(InvalidInput, match=r"t has no earlier release"):
+            back(engine, library)
+        put(engine, library, v1_2=100)
+        assert back(engine, library).weights == {"1.0": 100}
+        with pytest.raises(InvalidInput, match=r"t has no earlier release"):
+            back(engine, library)
+
     def test_it_does_nothing_when_somebody_else_was_faster(
         self, engine: Engine, library: PromptLibrary, connection: Connection
     ) -> None:

@@ -110,8 +110,8 @@ def rollback(
 ) -> Release | None:
     """Put in force again what was before the current release, or one `version` that was.
 
-    After another rollback it goes one release further back. With `only_from`, nothing is done, and
-    None returned, unless that release is still the one in force.
+    After another rollback it goes one release further back, never on again. With `only_from`,
+    nothing is done, and None returned, unless that release is still the one in force.
 
     Raises:
         ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
@@ -141,7 +141,7 @@ def _current(connection: Connection, name: str) -> Release | None:
 
 
 def _before(name: str, history: list[Release]) -> Release:
-    in_force = history[0].restores or history[0].id if history else 0
+    in_force = _place(history, history[0]) if history else 0
     earlier = [each for each in history if each.id < in_force]
     if not earlier:
         raise InvalidInput(
@@ -151,21 +151,37 @@ def _before(name: str, history: list[Release]) -> Release:
     return earlier[0]
 
 
+def _place(history: list[Release], release: Release) -> int:
+    """The number of the release that served when what `release` put in force was new; 0: none did.
+
+    Otherwise a rollback that follows another would go on to what that has taken back.
+    """
+    restored = next((each for each in history if each.id == release.restores), release)
+    if restored.kind == "release":
+        return restored.id
+    (version,) = restored.sha256  # it was named by somebody
+    earlier = (each for each in history if each.id < restored.id and each.kind == "release")
+    return next((each.id for each in earlier if version in each.sha256), 0)
+
+
 def _earlier_version(
     prompts: PromptLibrary, name: str, history: list[Release], version: str
 ) -> Served:
-    """All traffic to `version`, with the content that it last served with."""
-    for each in history:
-        if version in each.sha256:
-            return Served({version: each.sha256[version]}, Allocation.all_to(version))
-    prompt = prompts.get(name, version)
+    """All traffic to `version`, with the content that it last served with.
+
+    It must have had all of it before, or be older than what serves: a version that was given to
+    some users only is for a release, which asks what speaks for it.
+    """
+    contents = [each.sha256[version] for each in history if version in each.sha256]
+    target = contents[0] if contents else prompts.get(name, version).sha256
     served = what_serves(prompts, name, history[0] if history else None)
-    if version_key(version) >= max(map(version_key, served.sha256)):
+    had_all = any(set(each.sha256) == {version} for each in history)
+    if not had_all and version_key(version) >= max(map(version_key, served.sha256)):
         raise InvalidInput(
-            f"{name}/{version} never served: a rollback goes back. To go on, run "
-            f"`claude-jobs prompts release {name} {version}`"
+            f"{name}/{version} never served{' everybody' if contents else ''}: a rollback goes "
+            f"back. To go on, run `claude-jobs prompts release {name} {version}`"
         )
-    return Served({version: prompt.sha256}, Allocation.all_to(version))
+    return Served({version: target}, Allocation.all_to(version))
 
 
 def _row(name: str, kind: Kind, served: Served, *, by: str, **more: Any) -> NewRelease:
