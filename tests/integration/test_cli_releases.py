@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,7 +133,8 @@ def test_a_test_that_failed_or_is_older_than_the_cases_does_not_count(
 
 
 def test_who_insists_is_on_record(run: Run, rows: Rows) -> None:
-    assert "--force goes with --reason" in run(*RELEASE, "--force").line
+    for no_reason in ((), ("--reason", " ")):
+        assert "--force goes with --reason" in run(*RELEASE, "--force", *no_reason).line
 
     assert run(*RELEASE, *INSIST).code == 0
 
@@ -157,6 +160,37 @@ def test_what_serves_already_needs_nothing(run: Run, rows: Rows) -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(("ran", "asked"), [("1.0", "1.1"), ("1.1", "1.0")])
+def test_before_the_first_release_that_serves_which_workers_chose(
+    run: Run, connection: Connection, ran: str, asked: str
+) -> None:
+    """A file that was added here may be new to the workers, and to whoever gets its output."""
+    sha256 = PromptLibrary.load(PROJECT / "prompts").get(NAME, ran).sha256
+    connection.execute(
+        text("""INSERT INTO usage (task, attempt, call, outcome, model, prompt, prompt_version,
+                                   prompt_sha256, price_version, variant, finished_at)
+                VALUES (:name, 1, 1, 'ok', 'm', :name, :version, :sha256, 'p', 'highest', now())
+        """),
+        {"name": NAME, "version": ran, "sha256": sha256},
+    )
+
+    refused = run("prompts", "release", NAME, "1.0=90", "1.1=10").line
+    assert f"{NAME}/{asked} is not ready" in refused
+    assert f"{NAME}/{ran} is not ready" not in refused
+    assert run("prompts", "release", NAME, ran).code == 0
+
+
+def test_who_insists_needs_no_cases(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "prompts", tmp_path / "prompts")
+    (tmp_path / "prompts" / NAME / "cases.yaml").unlink()
+    folder = {"CLAUDE_JOBS_PROMPTS_DIR": str(tmp_path / "prompts")}
+
+    refused = run(*RELEASE, **folder)
+    assert refused.code == 1
+    assert f"prompt {NAME} has no cases" in refused.err
+    assert run(*RELEASE, *INSIST, **folder).code == 0
 
 
 def test_what_serves_is_changed_and_told(run: Run) -> None:

@@ -18,7 +18,7 @@ from worker.engine.evidence import Evidence
 from worker.engine.prompts import get_prompts
 from worker.engine.registry import Registry, load_registry
 from worker.engine.watchdog import parse_limits
-from worker.errors import InvalidInput, ReleaseRefused
+from worker.errors import ConfigurationError, InvalidInput, ReleaseRefused
 from worker.settings import get_prompts_dir, get_settings
 from worker.storage import releases
 from worker.storage.engine import transaction
@@ -53,15 +53,16 @@ def release(
     writes. Users keep the version they have as far as the shares allow. Queued jobs get what serves
     when they are started; pinned jobs, and calls that are running, are left alone.
     """
-    if force and not reason:
+    if force and not reason.strip():
         raise InvalidInput('--force goes with --reason "…": it stays in the history')
     check_database()
     registry = load_registry()
     shares = parse_weights(versions)
     kept: dict[str, Any] = {"watch": parse_limits(expect)} if expect else {}
+    cases = _cases_sha256(registry, name)  # half a second that nobody else should wait for
     with transaction() as connection:
         found = [
-            evidence.gather(connection, prompt, _cases_sha256(registry, prompt.name))
+            evidence.gather(connection, prompt, cases)
             for prompt in releasing.newcomers(connection, registry.prompts, name, shares)
         ]
         missing = _missing(found)
@@ -91,7 +92,11 @@ def _missing(found: Sequence[Evidence]) -> list[str]:
 
 
 def _cases_sha256(registry: Registry, name: str) -> str | None:
-    """What the cases of a prompt are now; None without the extra that reads them."""
+    """What the cases of a prompt are now: "" if there are none that can be read.
+
+    None without the extra that reads them.
+    """
+    task = task_of(registry, name, None)
     try:
         from worker.evals.cases import load_cases
     except ModuleNotFoundError:
@@ -100,7 +105,11 @@ def _cases_sha256(registry: Registry, name: str) -> str | None:
             style="yellow",
         )
         return None
-    return load_cases(get_prompts_dir(), task_of(registry, name, None)).sha256
+    try:
+        return load_cases(get_prompts_dir(), task).sha256
+    except ConfigurationError as error:  # whoever insists can release all the same
+        err.print(escape(str(error)), style="yellow")
+        return ""
 
 
 def rollback(

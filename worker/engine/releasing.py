@@ -43,13 +43,20 @@ def what_serves(prompts: PromptLibrary, name: str, current: Release | None) -> S
 def newcomers(
     connection: Connection, prompts: PromptLibrary, name: str, shares: Mapping[str, int]
 ) -> list[Prompt]:
-    """The versions among `shares` that do not serve yet.
+    """The versions among `shares` that do not serve yet; nobody else releases before the commit.
+
+    Where nothing was released, the folder here may have a version that the workers' folders lack:
+    what they last chose is what serves, as far as there were any jobs.
 
     Raises:
         ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
     """
-    served = what_serves(prompts, name, _current(connection, name))
     named = [prompts.get(name, version) for version in shares]
+    releases.lock(connection)
+    current = _current(connection, name)
+    if current is None and (chosen := releases.last_served_unreleased(connection, name)):
+        return [prompt for prompt in named if prompt.sha256 != chosen]
+    served = what_serves(prompts, name, current)
     return [prompt for prompt in named if not served.has(prompt)]
 
 

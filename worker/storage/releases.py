@@ -89,6 +89,18 @@ def history(connection: Connection, prompt: str, limit: int = 1_000) -> list[Rel
     return [_release(row) for row in rows]
 
 
+_UNRELEASED = text("""
+SELECT prompt_sha256 FROM usage WHERE prompt = :prompt AND variant = 'highest'
+ORDER BY id DESC LIMIT 1
+""")
+
+
+def last_served_unreleased(connection: Connection, prompt: str) -> str | None:
+    """The content that workers last chose by themselves, as nothing was released; None: never."""
+    found: str | None = connection.execute(_UNRELEASED, {"prompt": prompt}).scalar_one_or_none()
+    return found
+
+
 _INSERT = text(f"""
 INSERT INTO prompt_releases (prompt, kind, weights, sha256, allocation, released_by, reason,
                              restores, forced, evidence)
