@@ -86,11 +86,13 @@ def test_a_new_version_needs_its_cases_passed_and_samples_read(
 
     have_read(connection, 6)
     made = run(*RELEASE)
+    (skipped,) = (row["skipped"] for row in rows("SELECT skipped FROM prompt_test_runs"))
 
     assert made.err == (
-        f"release 1: {NAME} {NEW} 100 %\n{NAME}/{NEW}: 15 samples without an unacceptable one "
-        "bound the share of unacceptable outputs below 18 % only, at 95 % confidence, for inputs "
-        "like those\n"
+        f"release 1: {NAME} {NEW} 100 %\n{NAME}/{NEW}: its cases passed against recorded replies, "
+        f"without {skipped} expectations that only a live run can judge; 15 samples without an "
+        "unacceptable one bound the share of unacceptable outputs below 18 % only, at 95 % "
+        "confidence, for inputs like those\n"
     )
     (row,) = rows("SELECT forced, evidence FROM prompt_releases")
     evidence = row["evidence"][NEW]
@@ -115,7 +117,7 @@ def test_an_unacceptable_sample_stands_against_it(run: Run, connection: Connecti
 
     assert "is not ready: 1 samples are unacceptable to somebody" in run(*RELEASE).line
     made = run(*RELEASE, *INSIST)
-    assert f"{NAME}/{NEW}: 1 of 13 samples are unacceptable to somebody" in made.err
+    assert "; 1 of 13 samples are unacceptable to somebody" in made.err
 
 
 def test_a_test_that_failed_or_is_older_than_the_cases_does_not_count(
@@ -130,6 +132,23 @@ def test_a_test_that_failed_or_is_older_than_the_cases_does_not_count(
     newest = "id = (SELECT id FROM prompt_test_runs ORDER BY created_at DESC LIMIT 1)"
     connection.execute(text(f"UPDATE prompt_test_runs SET passed = false WHERE {newest}"))
     assert "its last test did not pass" in run(*RELEASE).line
+
+
+def test_recorded_replies_do_not_make_good_what_a_live_run_found(
+    run: Run, connection: Connection
+) -> None:
+    """A failed live run leaves its replies, and recorded they are judged by less."""
+    have_read(connection, 10)
+    run(*TEST)
+    connection.execute(text("UPDATE prompt_test_runs SET mode = 'live', passed = false"))
+    run(*TEST)
+    assert (
+        f"its last live test did not pass: `claude-jobs prompts test {NAME} --version {NEW} --live`"
+        in run(*RELEASE).line
+    )
+
+    connection.execute(text("UPDATE prompt_test_runs SET passed = true"))
+    assert run(*RELEASE).code == 0
 
 
 def test_who_insists_is_on_record(run: Run, rows: Rows) -> None:

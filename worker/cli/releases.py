@@ -81,7 +81,7 @@ def release(
         )
     err.print(f"release {made.id}: {name} {_shares(made)}")
     for each in found:
-        err.print(f"{name}/{each.prompt.version}: {each.proves()}")
+        err.print(f"{name}/{each.prompt.version}: {each.tested()}; {each.proves()}")
 
 
 def _missing(found: Sequence[Evidence]) -> list[str]:

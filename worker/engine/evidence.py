@@ -21,12 +21,14 @@ _CONFIDENCE = 0.95
 class Evidence:
     """The last test run of a version's content, if there is one, and what people said of it.
 
-    `cases_sha256` is that of the cases as they are now; None where nobody can tell.
+    `live` is the last run that asked Claude, which may be the same; `cases_sha256` is that of the
+    cases as they are now; None where nobody can tell.
     """
 
     prompt: Prompt
     cases_sha256: str | None
     run: dict[str, Any] | None
+    live: dict[str, Any] | None
     verdicts: VerdictCounts
 
     def missing(self, samples: int) -> list[str]:
@@ -44,6 +46,15 @@ class Evidence:
             f"{read} samples without an unacceptable one bound the share of unacceptable outputs "
             f"below {100 * upper_bound(read):.0f} % only, at 95 % confidence, for inputs like those"
         )
+
+    def tested(self) -> str:
+        """In one sentence, what was tested of it."""
+        if self.run is None:
+            return "its cases were never run"
+        how = "by a live run" if self.run["mode"] == "live" else "against recorded replies"
+        skipped = self.run["skipped"]
+        left = f", without {skipped} expectations that only a live run can judge" if skipped else ""
+        return f"its cases {'passed' if self.run['passed'] else 'did not pass'} {how}{left}"
 
     def as_json(self) -> dict[str, Any]:
         """What the history keeps of it."""
@@ -67,6 +78,10 @@ class Evidence:
             return [f"the cases have changed since its last test: {command}"]
         if not self.run["passed"]:
             return [f"its last test did not pass: {command}"]
+        live = self.live
+        if live and not live["passed"] and live["cases_sha256"] == self.run["cases_sha256"]:
+            # The same replies, recorded, are spared what only a live run can judge.
+            return [f"its last live test did not pass: {command[:-1]} --live`"]
         return []
 
     def _reviews(self, samples: int) -> list[str]:
@@ -82,9 +97,15 @@ class Evidence:
 
 def gather(connection: Connection, prompt: Prompt, cases_sha256: str | None) -> Evidence:
     """The evidence for the very content of `prompt`."""
-    run = latest_run(connection, prompt.name, prompt.sha256)
-    verdicts = verdict_counts(connection, prompt.name, prompt.sha256)
-    return Evidence(prompt, cases_sha256, None if run is None else dict(run), verdicts)
+    content = prompt.name, prompt.sha256
+    run, live = latest_run(connection, *content), latest_run(connection, *content, live=True)
+    return Evidence(
+        prompt,
+        cases_sha256,
+        None if run is None else dict(run),
+        None if live is None else dict(live),
+        verdict_counts(connection, *content),
+    )
 
 
 def upper_bound(clean: int) -> float:

@@ -42,12 +42,18 @@ def insert_run(connection: Connection, run: NewRun) -> UUID:
 
 
 _LATEST = text("""
-SELECT * FROM prompt_test_runs WHERE prompt = :prompt AND prompt_sha256 = :sha256
+SELECT * FROM prompt_test_runs
+WHERE prompt = :prompt AND prompt_sha256 = :sha256 AND (mode = 'live' OR NOT :live)
 ORDER BY created_at DESC LIMIT 1
 """)
 
 
-def latest_run(connection: Connection, prompt: str, sha256: str) -> RowMapping | None:
-    """The last run of a prompt version with exactly this content, passed or not."""
-    values = {"prompt": prompt, "sha256": sha256}
+def latest_run(
+    connection: Connection, prompt: str, sha256: str, *, live: bool = False
+) -> RowMapping | None:
+    """The last run of a prompt version with exactly this content, passed or not.
+
+    `live`: the last one that asked Claude.
+    """
+    values = {"prompt": prompt, "sha256": sha256, "live": live}
     return connection.execute(_LATEST, values).mappings().one_or_none()
