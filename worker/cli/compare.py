@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from math import isfinite, isinf
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -72,10 +73,22 @@ def compare(
     if len(rows) == _MOST_JOBS:
         found.notes.append(f"only the newest {_MOST_JOBS:,} jobs were looked at")
     if json:
-        typer.echo(as_json({"prompt": name, "since": after, **asdict(found)}))
+        typer.echo(as_json({"prompt": name, "since": after, **_finite(asdict(found))}))
         return
     _print(name, since, found)
     err.print("\n" + escape(comparison.caution(len(found.lines))))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what is not bounded: JSON has no infinity."""
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list():
+            return [_finite(each) for each in value]
+        case float() if not isfinite(value):
+            return None
+    return value
 
 
 def _jobs(
@@ -143,7 +156,9 @@ def _estimate(line: Line, found: Estimate | None) -> str:
     if found is None:
         return "-"
     before, number, after = _UNITS[line.unit]
-    value, low, high = (number(each) for each in (found.value, found.low, found.high))
+    value, low, high = (
+        "∞" if isinf(each) else number(each) for each in (found.value, found.low, found.high)
+    )
     return f"{before}{value}{after} ({low} – {high})"
 
 
@@ -163,4 +178,5 @@ def _difference(line: Line) -> str:
     if line.unit == "share":
         low, high = f"{100 * found.low:+.1f}", f"{100 * found.high:+.1f}"
         return f"{100 * found.value:+.1f} points ({low} to {high})"
-    return f"×{found.value:.2f} ({found.low:.2f} – {found.high:.2f})"
+    high = "∞" if isinf(found.high) else f"{found.high:.2f}"
+    return f"×{found.value:.2f} ({found.low:.2f} – {high})"

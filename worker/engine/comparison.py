@@ -13,6 +13,7 @@ from worker.engine.intervals import (
     CONFIDENCE,
     Estimate,
     Z,
+    logarithm,
     quantile,
     share,
     skewed_mean,
@@ -193,13 +194,15 @@ def _too_early(difference: Estimate, neutral: float, jobs: int) -> str:
     """
     if neutral:  # a ratio: on its logarithm
         values = (difference.value, difference.low, difference.high)
-        difference, neutral = Estimate(*map(math.log, values)), 0.0
+        difference, neutral = Estimate(*map(logarithm, values)), 0.0
     size = abs(difference.value)
     reach = (
         difference.value - difference.low
         if difference.value > 0
         else (difference.high - difference.value)
     )
+    if math.isinf(reach):
+        return "too few jobs to tell"
     needed = jobs * (_ROOM * (reach / size) ** 2 - 1) if size else math.inf
     if needed > _MOST * jobs:
         return "no difference to be seen"

@@ -31,7 +31,7 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with the ends of its confidence interval."""
+    """A number with the ends of its confidence interval; what nothing bounds ends at 0 or ∞."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class Estimate:
 
     def divided_by(self, other: Estimate) -> Estimate | None:
         """The ratio, by the difference of logarithms; None unless both are above 0."""
-        if min(self.low, other.low) <= 0:
+        if min(self.value, other.value) <= 0:
             return None
         difference = self._logarithm().minus(other._logarithm())
         return Estimate(*map(math.exp, (difference.value, difference.low, difference.high)))
@@ -58,7 +58,12 @@ class Estimate:
         return not self.low <= value <= self.high
 
     def _logarithm(self) -> Estimate:
-        return Estimate(math.log(self.value), math.log(self.low), math.log(self.high))
+        return Estimate(*map(logarithm, (self.value, self.low, self.high)))
+
+
+def logarithm(value: float) -> float:
+    """The natural logarithm, of 0 as well."""
+    return math.log(value) if value > 0 else -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +110,20 @@ def wilson(seen: float, size: float) -> Estimate:
 
 
 def quantile(values: Sequence[float], users: Sequence[Hashable], part: float) -> Estimate:
-    """The value below which a `part` of them lies, between two of the values."""
+    """The value below which a `part` of values that are not negative lies, between two of them.
+
+    Where there are too few, the largest is no bound: of 15 values it is below the 95th percentile
+    with a chance of 46 %.
+    """
     ordered = sorted(values)
     size = len(ordered)
     at = ordered[min(size - 1, math.floor(part * size))]
     below = mean_of([float(value <= at) for value in values], users)
     half = Z * math.sqrt(size * part * (1 - part) * below.design_effect)
-    low = max(0, math.floor(part * size - half))
-    high = min(size - 1, math.ceil(part * size + half))
-    return Estimate(at, ordered[low], ordered[high])
+    low, high = math.floor(part * size - half), math.ceil(part * size + half)
+    return Estimate(
+        at, ordered[low] if low >= 0 else 0.0, ordered[high] if high < size else math.inf
+    )
 
 
 def skewed_mean(values: Sequence[float], users: Sequence[Hashable]) -> Estimate:

@@ -77,6 +77,12 @@ def test_a_clear_difference_is_told_for_each_measure() -> None:
     assert 2.5 < difference.value < 3.5
 
 
+def test_of_few_jobs_the_longest_says_nothing_of_a_95th_percentile() -> None:
+    for seed in range(20):
+        found = compared(jobs(15, seed=seed), jobs(15, "1.1", seed=seed))
+        assert line(found, "output tokens p95").verdict == "too few jobs to tell"
+
+
 def test_the_other_way_round_it_is_better() -> None:
     found = compared(jobs(400), [replace(job, cost=0.002) for job in jobs(400, "1.1")])
     assert line(found, "cost per job").verdict == "B cheaper"

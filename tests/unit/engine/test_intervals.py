@@ -53,12 +53,13 @@ def test_a_difference_of_shares(a: float, b: float, size: int) -> None:
     assert held(b - a, draw) >= FEWEST
 
 
+@pytest.mark.parametrize("size", [15, 50, 300])
 @pytest.mark.parametrize("part", [0.5, 0.95])
-def test_a_quantile_of_skewed_values(part: float) -> None:
+def test_a_quantile_of_skewed_values(part: float, size: int) -> None:
     truth = math.exp(0.8 * {0.5: 0.0, 0.95: 1.6449}[part])
 
     def draw(rng: random.Random) -> Estimate:
-        values = [rng.lognormvariate(0, 0.8) for _ in range(300)]
+        values = [rng.lognormvariate(0, 0.8) for _ in range(size)]
         return quantile(values, alone(values), part)
 
     assert held(truth, draw) >= FEWEST
@@ -121,7 +122,19 @@ def test_the_variance_between_users_is_that_of_their_means_where_they_are_of_one
 
 def test_values_that_are_all_alike() -> None:
     assert share([1.0] * 50, range(50)).high == 1
-    assert quantile([7.0] * 50, range(50), 0.95) == Estimate(7, 7, 7)
+    assert quantile([7.0] * 200, range(200), 0.95) == Estimate(7, 7, 7)
     assert skewed_mean([7.0] * 50, range(50)) == Estimate(7, 7, 7)
     assert skewed_mean([0.0] * 50, range(50)).divided_by(Estimate(1, 1, 1)) is None
-    assert quantile([3.0], [1], 0.95) == Estimate(3, 3, 3)
+    assert quantile([3.0], [1], 0.95) == Estimate(3, 3, math.inf)
+
+
+def test_a_ratio_is_bounded_where_its_parts_are() -> None:
+    known, open_above = Estimate(10, 8, 12), Estimate(20, 18, math.inf)
+    ratio = open_above.divided_by(known)
+    assert ratio is not None
+    assert ratio.low > 1
+    assert math.isinf(ratio.high)
+    ratio = known.divided_by(open_above)
+    assert ratio is not None
+    assert ratio.low == 0
+    assert ratio.high < 1
