@@ -74,7 +74,12 @@ def load_cases(folder: Path, task: AnyTask) -> Cases:
         raise ConfigurationError(
             f"prompt {task.prompt} has no cases: write {where} (docs/prompts.md shows how)"
         )
-    document = _resolved(_read(path, where), path.parent, where)
+    try:
+        document = _resolved(_read(path, where), path.parent, where)
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigurationError(f"{where}: it holds what is no JSON: {reason}") from None
     if not isinstance(document, dict) or not isinstance(document.get("cases"), list):
         raise ConfigurationError(f"{where}: cases: expected a list of cases")
     if not document["cases"]:
@@ -87,8 +92,7 @@ def load_cases(folder: Path, task: AnyTask) -> Cases:
         )
     except ValueError as error:  # two cases of one name
         raise ConfigurationError(f"{where}: {error}") from None
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    return Cases(dataset, digest)
+    return Cases(dataset, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _case(task: AnyTask, raw: Any, where: str, number: int) -> AnyCase:
@@ -128,7 +132,7 @@ def _parsed(document: dict[str, Any], where: str) -> _Written:
 def _refuse_unknown(evaluators: Any, where: str) -> None:
     for spec in evaluators if isinstance(evaluators, list) else ():
         name = next(iter(spec), None) if isinstance(spec, dict) else spec
-        if name not in EXPECTATIONS:
+        if not isinstance(name, str) or name not in EXPECTATIONS:
             raise ConfigurationError(
                 f"{where}: evaluators: unknown expectation {name!r}; there are "
                 f"{', '.join(EXPECTATIONS)}"
@@ -144,17 +148,26 @@ def _first(error: ValidationError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice; PyYAML would take the last one and forget the other."""
+    """A date is the text that it is in JSON. A key that is there twice is refused: PyYAML would
+    take the last one and forget the other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regex) for tag, regex in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _read(path: Path, where: str) -> Any:

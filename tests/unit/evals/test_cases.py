@@ -56,6 +56,16 @@ def test_cases_come_with_their_inputs_files_and_expectations(folder: Path) -> No
     assert [each.get_serialization_name() for each in cases.dataset.evaluators] == ["NotEmpty"]
 
 
+def test_a_date_is_the_text_that_an_output_has(folder: Path) -> None:
+    dated = GOOD.replace(
+        "Contains: {at: greeting, text: Zoë}", "Equals: {at: day, value: 2026-05-01}"
+    )
+
+    (expected,) = load_cases(written(folder, dated), GREET).dataset.cases[0].evaluators
+
+    assert expected.build_serialization_arguments()["value"] == "2026-05-01"
+
+
 def test_a_version_has_the_cases_that_were_promised_by_then(folder: Path) -> None:
     cases = load_cases(written(folder, GOOD), GREET)
 
@@ -103,6 +113,13 @@ def test_the_hash_is_about_content_not_layout(folder: Path) -> None:
         (GOOD.replace("at: greeting", "at: '['"), "Contains: at: Value error, '[' is no JMESPath"),
         (GOOD.replace('"1.1"', "1.1"), "case 'politely': metadata.since: "),
         (GOOD.replace("name.txt", "nome.txt"), "$file: nome.txt: "),
+        (GOOD.replace("name.txt", r'"a\0b"'), "it holds what is no JSON: embedded null byte"),
+        (GOOD.replace("text: Zoë", "text: !!set {a}"), "no JSON: Object of type set is not JSON"),
+        (GOOD.replace("text: Zoë", "text: .nan"), "it holds what is no JSON: Out of range float"),
+        ("cases: &all [*all]", "it holds what is no JSON: nested too deeply"),
+        (f"cases: {'[' * 3000}{']' * 3000}", "it holds what is no JSON: nested too deeply"),
+        ("? [a]\n: 1\n", "cases.yaml:1: a key is a text"),
+        (f"{GOOD}  evaluators: [[[a]]]\n", "unknown expectation [['a']]"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_case_and_key(
