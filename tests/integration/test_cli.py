@@ -195,6 +195,21 @@ def test_a_user_who_may_not_read_the_tables_gets_one_line(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("prompts", "history", "\udcff"), r"no prompt '\udcff': add prompts/\udcff/1.0.toml"),
+        (("show", "\udcff"), r"\udcff"),
+        (("pause", "--reason", "\udcff"), r"argument '\udcff': not in UTF-8"),
+    ],
+    ids=["a name", "an id", "a reason"],
+)
+def test_bytes_that_are_no_utf_8_are_one_line_that_shows_them(
+    run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in run(*arguments).line
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--nonsense"],

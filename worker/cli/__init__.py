@@ -20,10 +20,25 @@ def main() -> None:
         _fail(str(error))
     except DBAPIError as error:
         _fail(f"Postgres: {str(error.orig).strip().partition(chr(10))[0]}")
+    except UnicodeEncodeError:
+        wrong = next((each for each in sys.argv[1:] if not _is_utf8(each)), None)
+        if wrong is None:
+            raise
+        _fail(f"argument {wrong!a}: not in UTF-8")
     except BrokenPipeError:
         sys.exit(1)
 
 
+def _is_utf8(argument: str) -> bool:
+    """Bytes that are none come as lone surrogates, which neither Postgres nor a pipe takes."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _fail(message: str) -> None:
-    sys.stderr.write(f"claude-jobs: {message}\n")
+    shown = message.encode(errors="backslashreplace").decode()  # whatever was typed
+    sys.stderr.write(f"claude-jobs: {shown}\n")
     sys.exit(1)
