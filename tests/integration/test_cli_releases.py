@@ -232,6 +232,25 @@ def test_what_serves_is_changed_and_told(run: Run) -> None:
     assert as_json[0]["weights"] == {OLD: 90, NEW: 10}
 
 
+def test_what_serves_is_listed_though_its_file_is_gone_or_says_something_else(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "prompts"
+    shutil.copytree(PROJECT / "prompts", folder)
+    here = {"CLAUDE_JOBS_PROMPTS_DIR": str(folder)}
+    run("prompts", "release", NAME, f"{OLD}=90", f"{NEW}=10", *INSIST)
+    file = folder / NAME / f"{OLD}.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace("You ", "You always ", 1), "utf-8")
+    (folder / NAME / f"{NEW}.toml").unlink()
+
+    listed = json.loads(run("prompts", "list", "--json", **here).out)
+
+    shares = [
+        (each["version"], each["serves_percent"]) for each in listed if each["prompt"] == NAME
+    ]
+    assert sorted(shares) == [(NEW, 10), (OLD, 0), (OLD, 90)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from sqlalchemy import Connection
 
 from worker.cli.output import as_json, check_database, err, out, table, when
 from worker.cli.promptdiff import difference
 from worker.engine import evidence, promptlock, releasing
 from worker.engine.allocation import POINTS, percent_of
+from worker.engine.catalog import load
 from worker.engine.evidence import Evidence
 from worker.engine.pins import SHORT_HASH
-from worker.engine.prompts import get_prompts
+from worker.engine.prompts import Prompt, PromptLibrary, get_prompts, version_key
 from worker.engine.registry import load_registry
+from worker.errors import UnknownPromptVersion
 from worker.settings import get_prompts_dir
 from worker.storage import releases
 from worker.storage.engine import transaction
+from worker.storage.releases import Release
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The prompt, as its folder is named.")]
 
@@ -50,14 +56,21 @@ def check() -> None:
 def list_versions(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List every version of every prompt: its share of the traffic, and what speaks for it."""
+    """List every version of every prompt: its share of the traffic, and what speaks for it.
+
+    Also those that serve and are not in this folder, or whose file was edited since.
+    """
     check_database()
     library = get_prompts()
     with transaction() as connection:
         current = {release.prompt: release for release in releases.serving(connection)}
-        found = [evidence.gather(connection, prompt, None) for prompt in library]
+        listed = sorted(
+            [*library, *_only_stored(connection, library, current.values())],
+            key=lambda prompt: (prompt.name, version_key(prompt.version)),
+        )
+        found = [evidence.gather(connection, prompt, None) for prompt in listed]
     columns = ("prompt", "version", "serves>", "since", "test", "read>", "bad>", "model", "content")
-    listed = table(*columns)
+    shown = table(*columns)
     rows = []
     for each in found:
         prompt = each.prompt
@@ -76,7 +89,7 @@ def list_versions(
                 **prompt.file.model_dump(exclude={"system", "template", "notes"}),
             }
         )
-        listed.add_row(
+        shown.add_row(
             escape(prompt.name),
             escape(prompt.version),
             f"{percent_of(points)} %" if points else "-",
@@ -91,7 +104,19 @@ def list_versions(
     if json:
         typer.echo(as_json(rows))
     else:
-        out.print(listed)
+        out.print(shown)
+
+
+def _only_stored(
+    connection: Connection, library: PromptLibrary, serving: Iterable[Release]
+) -> Iterator[Prompt]:
+    """What serves although this folder has no such file, or one that says something else."""
+    for release in serving:
+        for version, sha256 in release.sha256.items():
+            here = library.has(release.prompt, version) and library.get(release.prompt, version)
+            if not here or here.sha256 != sha256:
+                with suppress(UnknownPromptVersion):
+                    yield load(connection, release.prompt, version, sha256)
 
 
 def _test(found: Evidence) -> str:
