@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from worker.engine.evidence import upper_bound
 from worker.engine.registry import AnyTask
 from worker.review import verdicts as mapping
 from worker.review.document import digest_of
@@ -191,9 +192,7 @@ def summary(state: State) -> dict[str, Any]:
         "all": _counts(words, state.verdicts),
         "judged": len(judged),
         "unacceptable": len(refused),
-        "bound": f"{100 * mapping.failure_bound(len(judged)):.0f} %"
-        if judged and not refused
-        else None,
+        "bound": f"{100 * upper_bound(len(judged)):.0f} %" if judged and not refused else None,
         "samples": [
             (sample.number, [each for each in state.verdicts if each.sample == sample.number])
             for sample in state.samples

@@ -111,11 +111,3 @@ def done(samples: Sequence[Sample], verdicts: Iterable[Verdict], reviewer: str) 
     """Whether the reviewer has judged every sample, and may know which side was which."""
     judged = {each.sample for each in verdicts if each.reviewer == reviewer}
     return bool(samples) and judged >= {sample.number for sample in samples}
-
-
-def failure_bound(samples: int) -> float:
-    """The failure rate that `samples` judgements without a failure exclude, with 95 % confidence.
-
-    Solves (1 - p)^n = 0.05 for p: the exact one-sided bound of Clopper and Pearson for 0 of n.
-    """
-    return float(1 - 0.05 ** (1 / samples))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.reviewing import BETTER, WORSE, review, sample, succeeded
 from worker.errors import InvalidInput
-from worker.review.verdicts import ALONE, PAIRED, clean_name, failure_bound, to_choice, to_verdict
+from worker.review.verdicts import ALONE, PAIRED, clean_name, to_choice, to_verdict
 
 MEANING = {  # choice: (candidate on the left, candidate on the right)
     "left": ("better", "worse"),
@@ -54,8 +54,3 @@ def test_names_are_one_printable_line() -> None:
     for name in ("", " \t", "\u202e", "x" * 101):
         with pytest.raises(InvalidInput, match="a reviewer's name has 1 to 100 characters"):
             clean_name(name)
-
-
-def test_fifteen_clean_samples_bound_the_failure_rate_below_18_percent() -> None:
-    assert failure_bound(15) == pytest.approx(0.181, abs=0.001)
-    assert failure_bound(299) == pytest.approx(0.01, abs=0.0001)
