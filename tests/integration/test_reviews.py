@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,10 @@ def test_strangers_are_turned_away(address: str) -> None:
             answer = browser.post(f"{address}samples/1", data=verdict, headers=headers)
             assert answer.status_code == 403, origin_
         assert browser.get(address, headers={"Host": "localhost:9999"}).status_code == 200
+    raw = HTTPConnection("127.0.0.1", int(port))
+    raw.request("OPTIONS", "*")
+    assert raw.getresponse().status == 404
+    raw.close()
 
     assert verdicts() == []
 

@@ -70,7 +70,7 @@ class Guard:
             await send(message)
 
         request = Request(scope)
-        given = scope["path"].split("/", 2)[1]
+        given = scope["path"].removeprefix("/").partition("/")[0]  # of `OPTIONS *` it is "*"
         if not hmac.compare_digest(given.encode(), self._secret.encode()):
             await _said(404, "Not found", "Open the address that the command printed.")(
                 scope, receive, send_with_headers
