@@ -74,7 +74,7 @@ def test_a_new_version_needs_its_cases_passed_and_samples_read(
 ) -> None:
     assert run(*RELEASE).line == (
         f"claude-jobs: {NAME}/{NEW} is not ready: this content was never tested: "
-        f"`claude-jobs prompts test {NAME} --version {NEW}`; 0 of 10 samples were read: "
+        f"`claude-jobs prompts test {NAME} --version {NEW} --live`; 0 of 10 samples were read: "
         f'`claude-jobs prompts review {NAME} {NEW}`; or insist: --force --reason "…"'
     )
     assert run(*TEST).code == 0

@@ -117,7 +117,7 @@ def test_what_was_recorded_for_another_content_or_input_does_not_pass(
     ):
         code, out, _ = run("test", prompt)
         assert code == 1
-        assert f"✗ {what}: run `claude-jobs prompts test {prompt} --live`" in out
+        assert f"✗ {what}: run `claude-jobs prompts test {prompt} --version 1.0 --live`" in out
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ class Evidence:
     def _tests(self) -> list[str]:
         name, version = self.prompt.name, self.prompt.version
         command = f"`claude-jobs prompts test {name} --version {version}`"
+        live_command = f"{command[:-1]} --live`"
         if self.run is None:
-            return [f"this content was never tested: {command}"]
+            return [f"this content was never tested: {live_command}"]
         if self.cases_sha256 not in (None, self.run["cases_sha256"]):
             return [f"the cases have changed since its last test: {command}"]
         if not self.run["passed"]:
@@ -81,7 +82,7 @@ class Evidence:
         live = self.live
         if live and not live["passed"] and live["cases_sha256"] == self.run["cases_sha256"]:
             # The same replies, recorded, are spared what only a live run can judge.
-            return [f"its last live test did not pass: {command[:-1]} --live`"]
+            return [f"its last live test did not pass: {live_command}"]
         return []
 
     def _reviews(self, samples: int) -> list[str]:

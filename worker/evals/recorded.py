@@ -66,7 +66,8 @@ class _Answers:
 
     async def answer(self, given: Given) -> dict[str, Any]:
         recording = self._recordings.get(given.case)
-        command = f"run `claude-jobs prompts test {self._choice.prompt.name} --live`"
+        prompt = self._choice.prompt
+        command = f"run `claude-jobs prompts test {prompt.name} --version {prompt.version} --live`"
         if recording is None:
             raise CaseFailed(f"no reply is recorded: {command}")
         try:
