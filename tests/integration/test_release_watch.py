@@ -284,6 +284,22 @@ def test_the_first_release_is_compared_with_what_served_before_it(world: World) 
     assert "refused or cut off" in newest().reason
 
 
+@pytest.mark.parametrize("shares", [{"v1_0": 100}, {"v1_0": 60, "v1_1": 40}])
+def test_a_first_release_of_an_older_version_is_rolled_back_as_well(
+    world: World, shares: dict[str, float]
+) -> None:
+    world.calls(300, "1.1")
+    world.look()
+    bad = world.release(**shares)
+    world.look()
+    world.calls(100, "1.0", bad, outcome="refused")
+    world.look()
+
+    assert states() == ["rolled_back"]
+    (newest,) = rows("SELECT * FROM prompt_releases ORDER BY id DESC LIMIT 1")
+    assert (newest["kind"], newest["weights"]) == ("automatic_rollback", {"1.1": 100})
+
+
 def test_a_first_release_without_anything_before_it_is_only_told_of(world: World) -> None:
     first = world.release(v1_0=100)
     world.calls(60, "1.0", first, outcome="invalid_output")

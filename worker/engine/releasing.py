@@ -132,6 +132,8 @@ def rollback(
         return None
     if version is not None:
         target, restores = _earlier_version(prompts, name, history, version), None
+        if kind == "rollback":  # the watchdog knows what served before the first release
+            _require_way_back(prompts, name, history, version)
     else:
         before = _before(name, history)
         target = Served(before.sha256, Allocation.from_rows(before.allocation))
@@ -174,21 +176,28 @@ def _place(history: list[Release], release: Release) -> int:
 def _earlier_version(
     prompts: PromptLibrary, name: str, history: list[Release], version: str
 ) -> Served:
-    """All traffic to `version`, with the content that it last served with.
+    """All traffic to `version`, with the content that it last served with."""
+    contents = (each.sha256[version] for each in history if version in each.sha256)
+    sha256 = next(contents, None) or prompts.get(name, version).sha256
+    return Served({version: sha256}, Allocation.all_to(version))
 
-    It must have had all of it before, or be older than what serves: a version that was given to
-    some users only is for a release, which asks what speaks for it.
+
+def _require_way_back(
+    prompts: PromptLibrary, name: str, history: list[Release], version: str
+) -> None:
+    """Check that `version` had all traffic before, or is older than what serves.
+
+    A version that was given to some users only is for a release, which asks what speaks for it.
     """
-    contents = [each.sha256[version] for each in history if version in each.sha256]
-    target = contents[0] if contents else prompts.get(name, version).sha256
+    if any(set(each.sha256) == {version} for each in history):
+        return
     served = what_serves(prompts, name, history[0] if history else None)
-    had_all = any(set(each.sha256) == {version} for each in history)
-    if not had_all and version_key(version) >= max(map(version_key, served.sha256)):
+    if version_key(version) >= max(map(version_key, served.sha256)):
+        some = any(version in each.sha256 for each in history)
         raise InvalidInput(
-            f"{name}/{version} never served{' everybody' if contents else ''}: a rollback goes "
-            f"back. To go on, run `claude-jobs prompts release {name} {version}`"
+            f"{name}/{version} never served{' everybody' if some else ''}: a rollback goes back. "
+            f"To go on, run `claude-jobs prompts release {name} {version}`"
         )
-    return Served({version: target}, Allocation.all_to(version))
 
 
 def _row(name: str, kind: Kind, served: Served, *, by: str, **more: Any) -> NewRelease:
