@@ -165,8 +165,6 @@ class Server:
         if not reviewer or not 0 < number <= len(state.samples):
             return RedirectResponse("../", 303)
         sample = state.samples[number - 1]
-        if sample.candidate is None or (state.review.baseline_sha256 and sample.baseline is None):
-            raise InvalidInput(f"sample {number} has not been generated yet")
         was_done = state.done(reviewer)
         verdict = to_verdict(
             state.review,

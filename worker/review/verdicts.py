@@ -60,8 +60,12 @@ def to_verdict(
     """What a choice says of the candidate.
 
     Raises:
-        InvalidInput: the review has no such choice, or the note is too long.
+        InvalidInput: the sample has no outputs yet, the review has no such choice, or the note is
+            too long.
     """
+    if sample.candidate is None or (review.baseline_sha256 and sample.baseline is None):
+        # What was judged stays as it is: it would never get any.
+        raise InvalidInput(f"sample {sample.number} has not been generated yet")
     if choice not in {each.value for each in choices(review)}:
         raise InvalidInput(f"sample {sample.number}: {choice!r} is not a verdict of this review")
     if len(note) > MOST_NOTE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.reviewing import BETTER, WORSE, review, sample, succeeded
@@ -38,6 +40,13 @@ def test_without_a_baseline_an_output_is_acceptable_or_not(choice: str) -> None:
     assert verdict.verdict == to_choice(shown, verdict) == choice
     with pytest.raises(InvalidInput, match="'left' is not a verdict of this review"):
         to_verdict(alone, shown, "left", reviewer="Ann", note="", blind=True)
+
+
+@pytest.mark.parametrize("outputs", [(None, BETTER), (BETTER, None)])
+def test_what_has_no_outputs_yet_is_not_judged(outputs: tuple[Any, Any]) -> None:
+    pending = sample(*(each and succeeded(each) for each in outputs))
+    with pytest.raises(InvalidInput, match="sample 1 has not been generated yet"):
+        to_verdict(review(), pending, "same", reviewer="Ann", note="", blind=True)
 
 
 def test_what_is_no_verdict_is_refused() -> None:
