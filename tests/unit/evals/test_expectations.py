@@ -90,6 +90,7 @@ def test_what_is_met(name: str, arguments: dict[str, Any]) -> None:
         ("OneOf", {"at": "tags", "values": ["pins"]}, 'it is "labour"'),
         ("NotEmpty", {"at": "blank"}, 'item 1 is empty: " "'),
         ("Quotes", {"at": "tags", "field": "text"}, 'not there: "labour"'),
+        ("Quotes", {"at": "blank", "field": "text"}, 'not there: " "'),
         ("Quotes", {"at": "tags", "field": "txt"}, "the input has no field 'txt'"),
     ],
 )
