@@ -210,6 +210,10 @@ def test_who_insists_needs_no_cases(run: Run, tmp_path: Path) -> None:
     assert refused.code == 1
     assert f"prompt {NAME} has no cases" in refused.err
     assert run(*RELEASE, *INSIST, **folder).code == 0
+    beside = (NAME, f"{NEW}=60", f"{OLD}=40")
+    assert run("prompts", "release", *beside, *INSIST, **folder).code == 0
+    shifted = run("prompts", "release", NAME, f"{NEW}=50", f"{OLD}=50", **folder)
+    assert shifted.err == f"release 3: {NAME} {NEW} 50 %, {OLD} 50 %\n"
 
 
 def test_what_serves_is_changed_and_told(run: Run) -> None:

@@ -59,7 +59,10 @@ def release(
     registry = load_registry()
     shares = parse_weights(versions)
     kept: dict[str, Any] = {"watch": parse_limits(expect)} if expect else {}
-    cases = _cases_sha256(registry, name)  # half a second that nobody else should wait for
+    with transaction() as connection:
+        asks = bool(releasing.newcomers(connection, registry.prompts, name, shares))
+    # Reading them takes a second, which nobody who releases should wait for.
+    cases = _cases_sha256(registry, name) if asks else ""
     with transaction() as connection:
         found = [
             evidence.gather(connection, prompt, cases)
