@@ -46,7 +46,8 @@ CREATE TABLE prompt_releases (
     created_at   timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT prompt_releases_kind_known CHECK (
         kind IN ('release', 'rollback', 'automatic_rollback')),
-    CONSTRAINT prompt_releases_forced_has_reason CHECK (NOT forced OR reason <> '')
+    CONSTRAINT prompt_releases_forced_has_reason CHECK (NOT forced OR reason <> ''),
+    CONSTRAINT prompt_releases_somebody_serves CHECK (jsonb_array_length(allocation) > 0)
 );
 CREATE INDEX prompt_releases_newest ON prompt_releases (prompt, id);
 

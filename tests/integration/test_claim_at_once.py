@@ -87,7 +87,7 @@ def test_a_release_that_the_choice_does_not_know_of_changes_that(engine: Engine)
         newest = connection.execute(
             text("""INSERT INTO prompt_releases (prompt, kind, weights, sha256, allocation,
                                                  released_by, reason)
-                    VALUES ('p', 'release', '{}', '{}', '[]', 'ada', '') RETURNING id""")
+                    VALUES ('p', 'release', '{}', '{}', '[[]]', 'ada', '') RETURNING id""")
         ).scalar_one()
         assert releases.newest_id(connection) == newest
 

@@ -172,13 +172,24 @@ def test_the_reviews_can_be_set_to_none(run: Run) -> None:
 def test_what_serves_already_needs_nothing(run: Run, rows: Rows) -> None:
     assert run("prompts", "release", NAME, OLD).code == 0
     assert run("prompts", "release", NAME, f"{OLD}=90", f"{NEW}=10", *INSIST).code == 0
-    assert run("prompts", "release", NAME, f"{OLD}=10", f"{NEW}=90").code == 0
+    assert run("prompts", "release", NAME, f"{OLD}=95", f"{NEW}=5").code == 0
 
     assert [row["forced"] for row in rows("SELECT forced FROM prompt_releases ORDER BY id")] == [
         False,
         True,
         False,
     ]
+
+
+def test_a_trial_that_somebody_insisted_on_does_not_grow_by_itself(
+    run: Run, connection: Connection
+) -> None:
+    run("prompts", "release", NAME, f"{OLD}=99", f"{NEW}=1", *INSIST)
+    assert f"{NAME}/{NEW} is not ready" in run("prompts", "release", NAME, NEW).line
+
+    run(*TEST)
+    have_read(connection, 10)
+    assert run("prompts", "release", NAME, NEW).code == 0
 
 
 @pytest.mark.parametrize(("ran", "asked"), [("1.0", "1.1"), ("1.1", "1.0")])
@@ -212,8 +223,6 @@ def test_who_insists_needs_no_cases(run: Run, tmp_path: Path) -> None:
     assert run(*RELEASE, *INSIST, **folder).code == 0
     beside = (NAME, f"{NEW}=60", f"{OLD}=40")
     assert run("prompts", "release", *beside, *INSIST, **folder).code == 0
-    shifted = run("prompts", "release", NAME, f"{NEW}=50", f"{OLD}=50", **folder)
-    assert shifted.err == f"release 3: {NAME} {NEW} 50 %, {OLD} 50 %\n"
 
 
 def test_what_serves_is_changed_and_told(run: Run) -> None:

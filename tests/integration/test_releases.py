@@ -428,7 +428,8 @@ class TestTheHistory:
     ) -> None:
         """Whoever inserts by hand waits for an earlier release, before the number is drawn."""
         insert = """INSERT INTO prompt_releases (prompt, kind, weights, sha256, allocation,
-                    released_by, reason) VALUES ('t', 'release', '{}', '{}', '[]', 'x', '')"""
+                    released_by, reason)
+                    VALUES ('t', 'release', '{}', '{}', '[["1.0", 0, 10000]]', 'x', '')"""
         done = threading.Event()
 
         def by_hand() -> None:

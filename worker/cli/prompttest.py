@@ -74,8 +74,10 @@ def run_cases(
             "`prompts test` needs the extra `prompts`: pip install 'claude-jobs[prompts]'"
         ) from None
     print_report(report)
-    _store(report)
-    _write(report, junit, json)
+    try:
+        _store(report)
+    finally:  # it may have cost money: neither loses the other
+        _write(report, junit, json)
     if not report.passed:
         raise typer.Exit(1)
 

@@ -60,13 +60,13 @@ def release(
     shares = parse_weights(versions)
     kept: dict[str, Any] = {"watch": parse_limits(expect)} if expect else {}
     with transaction() as connection:
-        asks = bool(releasing.newcomers(connection, registry.prompts, name, shares))
+        asks = bool(releasing.to_be_judged(connection, registry.prompts, name, shares))
     # Reading them takes a second, which nobody who releases should wait for.
     cases = _cases_sha256(registry, name) if asks else ""
     with transaction() as connection:
         found = [
             evidence.gather(connection, prompt, cases)
-            for prompt in releasing.newcomers(connection, registry.prompts, name, shares)
+            for prompt in releasing.to_be_judged(connection, registry.prompts, name, shares)
         ]
         missing = _missing(found)
         if missing and not force:

@@ -6,7 +6,7 @@ the jobs that are queued by then are given the new version like those that come 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,24 +40,39 @@ def what_serves(prompts: PromptLibrary, name: str, current: Release | None) -> S
     return Served(current.sha256, Allocation.from_rows(current.allocation))
 
 
-def newcomers(
+def to_be_judged(
     connection: Connection, prompts: PromptLibrary, name: str, shares: Mapping[str, int]
 ) -> list[Prompt]:
-    """The versions among `shares` that do not serve yet; nobody else releases before the commit.
+    """The versions among `shares` that need evidence; nobody else releases before the commit.
 
-    Where nothing was released, the folder here may have a version that the workers' folders lack:
-    what they last chose is what serves, as far as there were any jobs.
+    They are those that do not serve yet, and those that only serve because somebody insisted: a
+    trial on 1 % is no reason to go on. Where nothing was released, the folder here may have a
+    version that the workers' folders lack: what they last chose is what serves, as far as there
+    were any jobs.
 
     Raises:
         ConfigurationError, UnknownPromptVersion: there is no such prompt or version.
     """
     named = [prompts.get(name, version) for version in shares]
     releases.lock(connection)
-    current = _current(connection, name)
-    if current is None and (chosen := releases.last_served_unreleased(connection, name)):
+    history = releases.history(connection, name)
+    if not history and (chosen := releases.last_served_unreleased(connection, name)):
         return [prompt for prompt in named if prompt.sha256 != chosen]
-    served = what_serves(prompts, name, current)
-    return [prompt for prompt in named if not served.has(prompt)]
+    served = what_serves(prompts, name, history[0] if history else None)
+    before = served.allocation.shares()
+    insisted = _insisted_on(history)
+    return [
+        prompt
+        for prompt in named
+        if not served.has(prompt)
+        or (prompt.sha256 in insisted and shares[prompt.version] > before[prompt.version])
+    ]
+
+
+def _insisted_on(history: Iterable[Release]) -> set[str]:
+    """The contents that were put in force although evidence was missing."""
+    forced = [each for each in history if each.forced]
+    return {each.sha256[v] for each in forced for v in each.sha256 if v in each.evidence}
 
 
 def release(

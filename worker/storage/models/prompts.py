@@ -61,6 +61,7 @@ class PromptReleaseRow(Base):
     __table_args__ = (
         one_of("kind", RELEASE_KINDS),
         CheckConstraint("NOT forced OR reason <> ''", name="forced_has_reason"),
+        CheckConstraint("jsonb_array_length(allocation) > 0", name="somebody_serves"),
         Index("prompt_releases_newest", "prompt", "id"),
     )
 
