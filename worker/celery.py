@@ -26,6 +26,7 @@ from worker.engine.catalog import Catalog, register
 from worker.engine.choose import Chooser
 from worker.engine.gate import Gate, capacity_of
 from worker.engine.holdings import Holdings
+from worker.engine.known import register_tasks
 from worker.engine.prepare import Preparer
 from worker.engine.registry import AnyTask, load_registry
 from worker.engine.relay import Relay
@@ -98,6 +99,7 @@ def _prepare_worker(**_: Any) -> None:
         with transaction() as connection:
             require_head(connection)
             register(connection, registry.prompts)
+            register_tasks(connection, registry)
             for schema in preparer.schemas.values():
                 register_schema(connection, schema.sha256, schema.text)
             serving_loop.catch_up(connection)

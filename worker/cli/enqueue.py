@@ -21,6 +21,9 @@ User = Annotated[str | None, typer.Option("--user", help="On whose behalf, for a
 Priority = Annotated[int, typer.Option(help="0 first.")]
 Version = Annotated[str | None, typer.Option(help="Pin a prompt version.")]
 Model = Annotated[str | None, typer.Option(help="Override the prompt's model.")]
+Webhook = Annotated[
+    str | None, typer.Option(metavar="URL", help="Told when a job has ended; see docs/webhooks.md.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.")]
 
@@ -46,6 +49,7 @@ def enqueue(
     prompt_version: Version = None,
     model: Model = None,
     stream: Annotated[bool, typer.Option("--stream", help="Receive the reply streamed.")] = False,
+    webhook_url: Webhook = None,
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
@@ -62,6 +66,7 @@ def enqueue(
         prompt_version=prompt_version,
         model=model,
         stream=stream,
+        webhook_url=webhook_url,
     )
     if not wait:
         typer.echo(job.id)
@@ -81,6 +86,7 @@ def enqueue_file(
         str | None,
         typer.Option(help="Line N gets the key PREFIX:N, so that a second run adds nothing."),
     ] = None,
+    webhook_url: Webhook = None,
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
@@ -96,6 +102,7 @@ def enqueue_file(
         "priority": priority,
         "prompt_version": prompt_version,
         "model": model,
+        "webhook_url": webhook_url,
     }
     kind.check_options(options)
     done = enqueue_lines(kind, _open(file), options, idempotency_prefix)

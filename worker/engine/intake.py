@@ -50,7 +50,7 @@ def adopt(
         job = replace(task.new_job(values, user_id=user), id=job_id)
     except InvalidInput as error:
         failure = Failure("invalid_input", "invalid input", str(error))
-        _keep_failed(task.name, job_id, args, values, failure, user, task.max_attempts)
+        _keep_failed(task.name, job_id, args, values, failure, user, task)
         return failure
     with transaction() as connection:
         adopt_job(connection, job)
@@ -66,21 +66,22 @@ def keep_unknown_task(
 
 
 def _keep_failed(
-    task: str,
+    name: str,
     job_id: UUID,
     args: Sequence[Any],
     values: Mapping[str, Any],
     failure: Failure,
     user_id: str | None = None,
-    max_attempts: int = 1,
+    known: AnyTask | None = None,
 ) -> None:
     document = {**values, "args": list(args)} if args else dict(values)
     job = NewJob(
-        task=task,
+        task=name,
         input=json.dumps(storable(document)),
         id=job_id,
         user_id=user_id,
-        max_attempts=max_attempts,
+        max_attempts=known.max_attempts if known else 1,
+        webhook_url=known.webhook_url if known else None,
     )
     with transaction() as connection:
         insert_rejected(connection, job, failure.as_json(attempt=0))

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from worker.engine.checks import in_words, problems_of, unstorable
+from worker.engine.destination import malformed_url
 from worker.engine.job import Job
 from worker.engine.pins import parse_pin
 from worker.engine.policy import DEFAULT_BACKOFF, Backoff
@@ -70,6 +71,8 @@ class Task(Generic[Input, Output]):
         backoff: the pauses between attempts.
         output_bound: output tokens of one call, thinking included, above which an alert is raised;
             nothing is cut off or refused for it.
+        webhook_url: told of every job of this task that has ended, unless the job names another;
+            see docs/webhooks.md.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Task(Generic[Input, Output]):
     deadline: float = 24 * 3600.0
     backoff: Backoff = DEFAULT_BACKOFF
     output_bound: int = DEFAULT_OUTPUT_BOUND
+    webhook_url: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -94,6 +98,8 @@ class Task(Generic[Input, Output]):
             raise ConfigurationError(f"task {self.name!r}: a name is lower_case_with_underscores")
         if self.output_bound <= 0:
             raise ConfigurationError(f"task {self.name}: output_bound must be above 0 (tokens)")
+        if self.webhook_url is not None and (problem := malformed_url(self.webhook_url)):
+            raise ConfigurationError(f"task {self.name}: webhook_url {problem}")
         options = set(inspect.signature(Task.enqueue).parameters) - {"values"}
         if clash := sorted(self.fields & options):
             raise ConfigurationError(
@@ -105,6 +111,11 @@ class Task(Generic[Input, Output]):
     def fields(self) -> frozenset[str]:
         """The names of the input's fields."""
         return frozenset(self.input.model_fields)
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON schema of the input."""
+        return self.input.model_json_schema()
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
@@ -159,6 +170,7 @@ class Task(Generic[Input, Output]):
             input=document,
             id=new_job_id(),
             max_attempts=options.pop("max_attempts", None) or self.max_attempts,
+            webhook_url=options.pop("webhook_url", None) or self.webhook_url,
             **options,
         )
 
@@ -175,6 +187,7 @@ class Task(Generic[Input, Output]):
         model: str | None = None,
         max_attempts: int | None = None,
         stream: bool = False,
+        webhook_url: str | None = None,
         **values: Any,
     ) -> Job[Output]:
         """Insert a job and return its handle.
@@ -193,6 +206,7 @@ class Task(Generic[Input, Output]):
             max_attempts: overrides the task's.
             stream: receive the reply as it is written, which costs the worker ten times the CPU:
                 the time to the first token is recorded, and a stalled reply is noticed in seconds.
+            webhook_url: overrides the task's; told when the job has ended (docs/webhooks.md).
             values: the fields of the input.
 
         Raises:
@@ -212,6 +226,7 @@ class Task(Generic[Input, Output]):
             model=model,
             max_attempts=max_attempts,
             stream=stream,
+            webhook_url=webhook_url,
         )
         return Job(self._insert([job], session)[0], self)  # type: ignore[arg-type]
 
@@ -249,3 +264,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
     attempts = options.get("max_attempts")
     if attempts is not None and not 0 < attempts < 1000:
         raise InvalidInput(f"max_attempts {attempts} is not between 1 and 999")
+    url = options.get("webhook_url")
+    if url is not None and (problem := malformed_url(url)):
+        raise InvalidInput(f"webhook_url {problem}")

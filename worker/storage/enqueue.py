@@ -15,7 +15,10 @@ from worker.errors import IdempotencyConflict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job that is about to be inserted; `input` is JSON text that Postgres can store."""
+    """A job that is about to be inserted; `input` is JSON text that Postgres can store.
+
+    `service` is who produced it, where that is known; `webhook_url` is told when it has ended.
+    """
 
     task: str
     input: str
@@ -29,41 +32,46 @@ class NewJob:
     max_attempts: int = 5
     run_at: datetime | None = None
     stream: bool = False
+    service: str | None = None
+    webhook_url: str | None = None
 
 
 # One array a column: the statement's text stays the same for one job and for ten thousand. Keys are
 # inserted in order, so that two batches with the same keys wait for each other but never deadlock.
 _INSERT = text("""
 INSERT INTO jobs (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-                  model, max_attempts, run_at, stream)
+                  model, max_attempts, run_at, stream, service, webhook_url)
 SELECT id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-       model, max_attempts, coalesce(run_at, now()), stream
+       model, max_attempts, coalesce(run_at, now()), stream, service, webhook_url
 FROM unnest(cast(:id AS uuid[]), cast(:task AS text[]), cast(:input AS jsonb[]),
             cast(:lane AS text[]), cast(:priority AS smallint[]), cast(:user_id AS text[]),
             cast(:idempotency_key AS text[]), cast(:prompt_version AS text[]),
             cast(:model AS text[]), cast(:max_attempts AS integer[]),
-            cast(:run_at AS timestamptz[]), cast(:stream AS boolean[]))
+            cast(:run_at AS timestamptz[]), cast(:stream AS boolean[]),
+            cast(:service AS text[]), cast(:webhook_url AS text[]))
   AS new (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-          model, max_attempts, run_at, stream)
-ORDER BY task, idempotency_key
-ON CONFLICT (task, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+          model, max_attempts, run_at, stream, service, webhook_url)
+ORDER BY task, idempotency_key, service
+ON CONFLICT (task, idempotency_key, service) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id
 """)
 
 _BY_KEY = text("""
-SELECT existing.id, existing.task, existing.idempotency_key,
+SELECT existing.id, existing.service, existing.task, existing.idempotency_key,
        existing.input = asked.input AS same_input
-FROM unnest(cast(:task AS text[]), cast(:key AS text[]), cast(:input AS jsonb[]))
-  AS asked (task, key, input)
+FROM unnest(cast(:service AS text[]), cast(:task AS text[]), cast(:key AS text[]),
+            cast(:input AS jsonb[]))
+  AS asked (service, task, key, input)
 JOIN jobs AS existing ON existing.task = asked.task AND existing.idempotency_key = asked.key
+    AND existing.service IS NOT DISTINCT FROM asked.service
 """)
 
 
 def insert_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
     """Insert `jobs` and return their ids, in order.
 
-    A job whose idempotency key exists already is not inserted; the existing job's id takes its
-    place, whatever that job's state.
+    A job whose idempotency key exists already – for its task and service – is not inserted; the
+    existing job's id takes its place, whatever that job's state.
 
     Raises:
         IdempotencyConflict: a key exists with a different input.
@@ -76,31 +84,35 @@ def insert_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
     if len(inserted) == len(jobs):
         return [job.id for job in jobs]
     existing = _existing(connection, [job for job in jobs if job.id not in inserted])
-    return [
-        job.id if job.id in inserted else existing[job.task, job.idempotency_key] for job in jobs
-    ]
+    return [job.id if job.id in inserted else existing[_key(job)] for job in jobs]
 
 
-def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[tuple[str, str | None], UUID]:
+def _key(job: NewJob) -> tuple[str | None, ...]:
+    return job.service, job.task, job.idempotency_key
+
+
+def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[tuple[str | None, ...], UUID]:
     asked = {
+        "service": [job.service for job in jobs],
         "task": [job.task for job in jobs],
         "key": [job.idempotency_key for job in jobs],
         "input": [job.input for job in jobs],
     }
-    found = {}
+    found: dict[tuple[str | None, ...], UUID] = {}
     for row in connection.execute(_BY_KEY, asked):
         if not row.same_input:
             raise IdempotencyConflict(
                 f"idempotency key {row.idempotency_key!r} of {row.task} belongs to job {row.id}, "
                 "which has a different input: use a new key for a new request"
             )
-        found[row.task, row.idempotency_key] = row.id
+        found[row.service, row.task, row.idempotency_key] = row.id
     return found
 
 
 _ADOPT = text("""
-INSERT INTO jobs (id, task, input, state, user_id, max_attempts, dispatched_at)
-VALUES (:id, :task, cast(:input AS jsonb), 'dispatched', :user_id, :max_attempts, now())
+INSERT INTO jobs (id, task, input, state, user_id, max_attempts, webhook_url, dispatched_at)
+VALUES (:id, :task, cast(:input AS jsonb), 'dispatched', :user_id, :max_attempts, :webhook_url,
+        now())
 ON CONFLICT DO NOTHING
 """)
 
@@ -118,13 +130,14 @@ def adopt_job(connection: Connection, job: NewJob) -> None:
             "input": job.input,
             "user_id": job.user_id,
             "max_attempts": job.max_attempts,
+            "webhook_url": job.webhook_url,
         },
     )
 
 
 _REJECT = text("""
-INSERT INTO jobs (id, task, input, state, user_id, max_attempts, error, finished_at)
-VALUES (:id, :task, cast(:input AS jsonb), 'failed', :user_id, :max_attempts,
+INSERT INTO jobs (id, task, input, state, user_id, max_attempts, webhook_url, error, finished_at)
+VALUES (:id, :task, cast(:input AS jsonb), 'failed', :user_id, :max_attempts, :webhook_url,
         cast(:error AS jsonb), now())
 ON CONFLICT DO NOTHING
 """)
@@ -140,6 +153,7 @@ def insert_rejected(connection: Connection, job: NewJob, error: dict[str, object
             "input": job.input,
             "user_id": job.user_id,
             "max_attempts": job.max_attempts,
+            "webhook_url": job.webhook_url,
             "error": json.dumps(error),
         },
     )

@@ -146,6 +146,12 @@ def test_what_is_not_json_is_refused(value: object) -> None:
         ({"user_id": "a\0"}, "user_id: a NUL"),
         ({"idempotency_key": "\udfff"}, "idempotency_key: a lone surrogate"),
         ({"model": "\0"}, "model: a NUL"),
+        ({"webhook_url": "shop.example/done"}, "webhook_url is malformed: expected https://host"),
+        ({"webhook_url": "ftp://shop.example"}, "webhook_url is malformed"),
+        ({"webhook_url": "https://[::1/"}, "webhook_url is malformed"),
+        ({"webhook_url": "https://host:99999/"}, "webhook_url is malformed"),
+        ({"webhook_url": "https://host/a\r\nX: y"}, "webhook_url has characters that must be"),
+        ({"webhook_url": "https://host/" + "x" * 2048}, "webhook_url has 2,061 characters"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], expected: str) -> None:
@@ -191,3 +197,15 @@ def test_an_output_bound_is_a_number_of_tokens() -> None:
     assert free.output_bound == 5_000
     with pytest.raises(ConfigurationError, match="free: output_bound must be above 0"):
         Task(name="free", input=Anything, output=Answer, output_bound=0)
+
+
+def test_a_task_s_webhook_is_its_jobs_unless_they_name_another() -> None:
+    told = Task(
+        name="free", input=Anything, output=Answer, prompt="p", webhook_url="https://a.example/x"
+    )
+
+    assert told.new_job({"anything": 1}).webhook_url == "https://a.example/x"
+    other = told.new_job({"anything": 1}, webhook_url="https://b.example/")
+    assert other.webhook_url == "https://b.example/"
+    with pytest.raises(ConfigurationError, match="task free: webhook_url is malformed"):
+        Task(name="free", input=Anything, output=Answer, webhook_url="a.example")

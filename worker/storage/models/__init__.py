@@ -4,7 +4,16 @@ All times are `timestamptz`. States, lanes and outcomes are text with a CHECK, s
 is one migration and SQL from anywhere stays readable.
 """
 
-from worker.storage.models import alerts, fleet, jobs, prompt_tests, prompts, reviews, watches
+from worker.storage.models import (
+    alerts,
+    fleet,
+    jobs,
+    prompt_tests,
+    prompts,
+    reviews,
+    services,
+    watches,
+)
 from worker.storage.models.base import Base
 from worker.storage.models.jobs import OUTCOMES, STATES, TERMINAL_STATES
 
@@ -19,5 +28,6 @@ __all__ = [
     "prompt_tests",
     "prompts",
     "reviews",
+    "services",
     "watches",
 ]

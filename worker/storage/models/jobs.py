@@ -73,6 +73,8 @@ class JobRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
+    service: Mapped[str | None]
+    webhook_url: Mapped[str | None]
 
     __table_args__ = (
         one_of("state", STATES),
@@ -108,13 +110,23 @@ class JobRow(Base):
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
         Index("jobs_leased", "lease_expires_at", postgresql_where=text("state = 'running'")),
         Index(
-            "jobs_idempotency",
+            "jobs_idempotency_by_service",
             "task",
             "idempotency_key",
+            "service",
             unique=True,
+            postgresql_nulls_not_distinct=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("jobs_created", "created_at"),
+        # A service's jobs, the newest first.
+        Index(
+            "jobs_by_service",
+            "service",
+            "created_at",
+            "id",
+            postgresql_where=text("service IS NOT NULL"),
+        ),
         Index(
             "jobs_cancelling",
             "worker",
@@ -148,6 +160,7 @@ class ResultRow(Base):
     warnings: Mapped[list[dict[str, str]]] = mapped_column(server_default=text("'[]'"))
     prompt_sha256: Mapped[str | None]
     variant: Mapped[str | None]
+    service: Mapped[str | None]
 
     __table_args__ = (
         one_of("source", SOURCES),
@@ -155,13 +168,20 @@ class ResultRow(Base):
         Index(
             "results_by_user", "user_id", "created_at", postgresql_where=text("user_id IS NOT NULL")
         ),
+        Index(
+            "results_by_service",
+            "service",
+            "created_at",
+            postgresql_where=text("service IS NOT NULL"),
+        ),
     )
 
 
 class UsageRow(Base):
     """One HTTP request to Claude: written before it is sent, completed when its reply is known.
 
-    It outlives its job: pruning a job leaves the row, with `job_id` NULL.
+    It outlives its job: pruning a job leaves the row, with `job_id` NULL. So it says itself whose
+    it is.
     """
 
     __tablename__ = "usage"
@@ -197,6 +217,7 @@ class UsageRow(Base):
     variant: Mapped[str | None]
     schema_sha256: Mapped[str | None]
     failed_checks: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    service: Mapped[str | None]
 
     __table_args__ = (
         one_of("outcome", OUTCOMES),
@@ -215,6 +236,12 @@ class UsageRow(Base):
         ),
         Index("usage_by_job", "job_id"),
         Index("usage_by_time", "created_at"),
+        Index(
+            "usage_by_service",
+            "service",
+            "created_at",
+            postgresql_where=text("service IS NOT NULL"),
+        ),
         Index("usage_in_flight", "job_id", postgresql_where=text("outcome = 'in_flight'")),
         # What the alerts' loop has not looked at yet: empty most of the time.
         Index(
