@@ -61,7 +61,7 @@ def acknowledge(
     """Note that you have seen alerts. What goes on is raised again after an hour."""
     if bool(ids) == every:
         raise InvalidInput("name alerts by id, or all of them with --all")
-    wanted = None if every else [parse_id(value) for value in ids or []]
+    wanted = None if every else [parse_id(value, "an alert") for value in ids or []]
     check_database()
     with transaction() as connection:
         seen = storage.acknowledge(connection, wanted, by=person())

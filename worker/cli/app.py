@@ -11,6 +11,7 @@ from worker.cli import (
     enqueue,
     fleet,
     inspect,
+    keys,
     operate,
     prompts,
     prompttest,
@@ -62,3 +63,4 @@ app.command("migrate")(admin.migrate)
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")
+app.add_typer(keys.keys, name="keys")

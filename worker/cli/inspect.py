@@ -20,8 +20,8 @@ from worker.storage.engine import transaction
 from worker.storage.models import STATES
 
 
-def parse_id(value: str) -> UUID:
-    """A job id.
+def parse_id(value: str, what: str = "a job") -> UUID:
+    """The id of a job, or of what else has one.
 
     Raises:
         InvalidInput: it is none.
@@ -29,7 +29,7 @@ def parse_id(value: str) -> UUID:
     try:
         return UUID(value)
     except ValueError:
-        raise InvalidInput(f"{value!r} is not a job id (a uuid)") from None
+        raise InvalidInput(f"{value!r} is not {what} id (a uuid)") from None
 
 
 def show(

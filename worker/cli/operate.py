@@ -20,6 +20,7 @@ from worker.storage.control import Selection
 from worker.storage.engine import transaction
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=36_525)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]…")]
 Task = Annotated[str | None, typer.Option(help="Only this task.")]
@@ -159,7 +160,10 @@ def parse_age(value: str) -> timedelta:
     found = re.fullmatch(r"(\d{1,6})([smhdw])", value)
     if found is None:
         raise InvalidInput(f"{value!r} is no age such as 30m, 2h or 7d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    age = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if age > _LONGEST:
+        raise InvalidInput(f"{value!r} is longer than a hundred years")
+    return age
 
 
 def _confirmed(question: str) -> bool:
