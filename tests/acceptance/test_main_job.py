@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import uuid
@@ -192,16 +193,30 @@ def test_a_scheduled_job_waits_for_its_time(claude: SimulatedClaude) -> None:
     assert later.state == "queued"
 
 
-def test_a_row_inserted_by_sql_with_an_unfit_input_fails_with_the_path() -> None:
+def by_sql(values: dict[str, Any]) -> Any:
+    """A job enqueued by `enqueue_job`, which knows the tasks from the worker that was started."""
     with transaction() as connection:
-        job_id = connection.execute(
-            text("""INSERT INTO jobs (task, input)
-                    VALUES ('summarize_text', '{"text": "x", "max_words": "many"}')
-                    RETURNING id""")
-        ).scalar_one()
+        enqueue = text("SELECT enqueue_job('summarize_text', cast(:input AS jsonb))")
+        return read_job(connection.execute(enqueue, {"input": json.dumps(values)}).scalar_one())
 
-    with pytest.raises(JobFailed, match=r"invalid_input: .*max_words"):
-        read_job(job_id).wait(timeout=20)
+
+def test_a_job_enqueued_by_sql_is_run() -> None:
+    job = by_sql({"text": TEXT, "max_words": 50, "audience": "everybody"})
+
+    assert job.wait(timeout=20).summary
+    with transaction() as connection:
+        status = connection.execute(text("SELECT * FROM job_status(:id)"), {"id": job.id}).one()
+    assert (status.state, status.calls) == ("succeeded", 1)
+    assert status.output["summary"]
+    assert status.cost_usd > 0
+
+
+def test_an_unfit_input_by_sql_fails_at_the_claim_with_the_field_s_path() -> None:
+    job = by_sql({"text": "x", "max_words": "many", "audience": "all", "more": 1})
+
+    with pytest.raises(JobFailed, match=r"invalid_input: .*max_words: .*more: ") as caught:
+        job.wait(timeout=20)
+    assert "many" not in str(caught.value)
 
 
 def read_job(job_id: uuid.UUID) -> Any:

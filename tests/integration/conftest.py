@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.integration.command import Rows, Run
+from tests.integration.sql_world import Roles, know_tasks
 from worker.storage.engine import build_engine, transaction
 
 
@@ -44,3 +45,12 @@ def rows(environment: dict[str, str]) -> Iterator[Rows]:
 
     yield query
     engine.dispose()
+
+
+@pytest.fixture
+def roles(engine: Engine, producer: None) -> Iterator[Roles]:
+    """Other services' roles, on a database that knows the tasks."""
+    know_tasks(engine)
+    made = Roles(engine)
+    yield made
+    made.close()

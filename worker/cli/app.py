@@ -10,6 +10,7 @@ from worker.cli import (
     compare,
     enqueue,
     fleet,
+    grants,
     inspect,
     keys,
     operate,
@@ -64,3 +65,4 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")
 app.add_typer(keys.keys, name="keys")
+app.add_typer(grants.grants, name="grants")

@@ -264,6 +264,9 @@ def _check_options(options: Mapping[str, Any]) -> None:
     attempts = options.get("max_attempts")
     if attempts is not None and not 0 < attempts < 1000:
         raise InvalidInput(f"max_attempts {attempts} is not between 1 and 999")
+    for name in ("idempotency_key", "user_id"):  # they stand in indexes, whose rows are bounded
+        if len((options.get(name) or "").encode()) > 2000:
+            raise InvalidInput(f"{name} is longer than 2,000 bytes")
     url = options.get("webhook_url")
     if url is not None and (problem := malformed_url(url)):
         raise InvalidInput(f"webhook_url {problem}")

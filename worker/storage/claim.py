@@ -35,6 +35,7 @@ class Claim:
     spent_usd: Decimal
     paused: list[str]
     newest_release: int
+    service: str | None
 
     def is_paused(self, model: str) -> str | None:
         """The pause that covers this job if it runs on `model`, as `scope:name`."""
@@ -65,7 +66,7 @@ RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt,
           extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
           spent.tokens, spent.usd,
           ARRAY(SELECT scope || ':' || name FROM pauses) AS paused,
-          {_NEWEST_RELEASE} AS newest_release"""  # noqa: S608
+          {_NEWEST_RELEASE} AS newest_release, service"""  # noqa: S608
 
 _CLAIM = Statement(_TAKE + _CLAIMED)
 
@@ -94,9 +95,9 @@ def _taking(job_id: UUID, terms: Terms) -> dict[str, Any]:
 
 _OPEN_CALL = Statement("""
 INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
-                   prompt_sha256, variant, schema_sha256)
+                   prompt_sha256, variant, schema_sha256, service)
 VALUES (:job_id, :task, :user_id, :attempt, 1, :call_model, :prompt, :call_version,
-        :prompt_sha256, :variant, :schema_sha256)
+        :prompt_sha256, :variant, :schema_sha256, :service)
 RETURNING id
 """)
 
@@ -121,6 +122,7 @@ def open_call(connection: Connection, claim: Claim, call: FirstCall) -> int:
         "job_id": claim.id,
         "task": claim.task,
         "user_id": claim.user_id,
+        "service": claim.service,
         "attempt": claim.attempt,
         **call._asdict(),
     }
@@ -150,9 +152,9 @@ WITH claimed AS (
     {_CLAIMED}
 ), opened AS (
     INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
-                       prompt_sha256, variant, schema_sha256)
+                       prompt_sha256, variant, schema_sha256, service)
     SELECT id, task, user_id, attempt, 1, :call_model, :prompt, :call_version, :prompt_sha256,
-           :variant, :schema_sha256
+           :variant, :schema_sha256, service
     FROM claimed
     RETURNING id
 )

@@ -65,12 +65,12 @@ WITH settled AS (
     SET state = 'succeeded', finished_at = now(), error = NULL, claim_token = NULL,
         lease_expires_at = NULL
     {_HELD}
-    RETURNING id, task, user_id
+    RETURNING id, task, user_id, service
 ), recorded AS (
     INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source,
-                         warnings, prompt_sha256, variant)
+                         warnings, prompt_sha256, variant, service)
     SELECT id, task, user_id, cast(:output AS jsonb), :prompt, :prompt_version, :result_model,
-           :source, cast(:warnings AS jsonb), :prompt_sha256, :variant
+           :source, cast(:warnings AS jsonb), :prompt_sha256, :variant, service
     FROM settled
 ), {_METERED}
 SELECT id FROM settled
@@ -82,10 +82,10 @@ WITH settled AS (
     SELECT id, task, user_id, attempt FROM jobs {_HELD} FOR UPDATE
 ), {_METERED}, opened AS (
     INSERT INTO usage (job_id, task, user_id, attempt, call, model, prompt, prompt_version,
-                       prompt_sha256, variant, schema_sha256)
+                       prompt_sha256, variant, schema_sha256, service)
     SELECT settled.id, settled.task, settled.user_id, settled.attempt, before.call + 1,
            :next_model, before.prompt, before.prompt_version, before.prompt_sha256,
-           before.variant, before.schema_sha256
+           before.variant, before.schema_sha256, before.service
     FROM settled JOIN usage AS before ON before.id = :usage_id
     RETURNING id, job_id
 ), kept AS (
