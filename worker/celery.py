@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import celery
+import structlog
 from celery import signals
 
 from worker import logs
@@ -38,6 +39,7 @@ from worker.limits.limiter import Limiter
 from worker.settings import get_settings
 from worker.storage.claim import Hints
 from worker.storage.engine import transaction
+from worker.storage.grants import is_held_to_policies
 from worker.storage.releases import register_schema
 from worker.storage.schema import require_head
 from worker.transport import redis_patch
@@ -45,6 +47,8 @@ from worker.transport.config import celery_config, check_visibility
 from worker.transport.publish import publisher
 from worker.transport.steps import Engine, EngineStep
 from worker.transport.tasks import register as register_task
+
+log = structlog.get_logger(__name__)
 
 try:
     settings = get_settings()
@@ -103,6 +107,11 @@ def _prepare_worker(**_: Any) -> None:
             for schema in preparer.schemas.values():
                 register_schema(connection, schema.sha256, schema.text)
             serving_loop.catch_up(connection)
+            if is_held_to_policies(connection):
+                log.warning(
+                    "row-level security applies to this role, dispatching is slower: connect as "
+                    "the owner of the tables, or ALTER ROLE … BYPASSRLS"
+                )
     except ClaudeJobsError as error:
         sys.exit(f"claude-jobs: {error}")
     api_key = settings.anthropic_api_key.get_secret_value()
