@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import threading
+from base64 import b64encode
 
 from rich.console import Console
 
@@ -27,14 +29,24 @@ def main() -> int:
     if not os.environ.get("ANTHROPIC_API_KEY"):
         claude = SimulatedClaude(latency=1.0, tokens_per_second=150)
     try:
-        with servers(DATA, claude=claude) as stack, published(stack.environment):
-            stack.start_worker()
-            stack.start_flower()
-            _announce(stack)
-            return _watch(stack, stop)
+        with servers(DATA, claude=claude) as stack:
+            stack.environment.update(_webhooks())
+            with published(stack.environment):
+                stack.start_worker()
+                stack.start_flower()
+                _announce(stack)
+                return _watch(stack, stop)
     except (SandboxError, ClaudeJobsError) as error:
         sys.stderr.write(f"claude-jobs: {error}\n")
         return 1
+
+
+def _webhooks() -> dict[str, str]:
+    """What jobs' webhooks are signed with; here they may point to this machine."""
+    return {
+        "CLAUDE_JOBS_WEBHOOK_SECRET": f"whsec_{b64encode(secrets.token_bytes(32)).decode()}",
+        "CLAUDE_JOBS_WEBHOOK_ALLOW_PRIVATE": "1",
+    }
 
 
 def _announce(stack: Stack) -> None:

@@ -22,11 +22,13 @@ from worker import logs
 from worker.claude.clients import ClientStack
 from worker.claude.inflight import Watchdog
 from worker.claude.pricing import price_book
+from worker.engine.announcer import Announcer
 from worker.engine.attempt import Attempts
 from worker.engine.catalog import Catalog, register
 from worker.engine.choose import Chooser
 from worker.engine.gate import Gate, capacity_of
 from worker.engine.holdings import Holdings
+from worker.engine.job_webhooks import check_webhooks
 from worker.engine.known import register_tasks
 from worker.engine.prepare import Preparer
 from worker.engine.registry import AnyTask, load_registry
@@ -40,6 +42,7 @@ from worker.settings import get_settings
 from worker.storage.claim import Hints
 from worker.storage.engine import transaction
 from worker.storage.grants import is_held_to_policies
+from worker.storage.models import TERMINAL_STATES
 from worker.storage.releases import register_schema
 from worker.storage.schema import require_head
 from worker.transport import redis_patch
@@ -68,6 +71,7 @@ serving = Serving()
 models = ServedModels(registry, serving, catalog)
 serving_loop = ServingLoop(settings, serving, models)
 holdings = Holdings()
+announcer = Announcer()
 watchdog = Watchdog()
 _attempts: Attempts | None = None
 
@@ -80,7 +84,10 @@ def _limiter() -> Limiter:
 def _run_attempt(task: AnyTask, job_id: UUID, hints: Hints | None) -> Ended:
     if _attempts is None:
         raise RuntimeError("no worker runs in this process")
-    return _attempts.run(task, job_id, hints)
+    ended = _attempts.run(task, job_id, hints)
+    if ended.state in TERMINAL_STATES:
+        announcer.ended(job_id)
+    return ended
 
 
 for _task in registry.values():
@@ -99,6 +106,7 @@ def _prepare_worker(**_: Any) -> None:
         if settings.anthropic_api_key is None:
             raise ConfigurationError("ANTHROPIC_API_KEY is not set: a worker cannot call Claude")
         check_visibility(settings, registry)
+        check_webhooks(settings, registry)
         price_book()
         with transaction() as connection:
             require_head(connection)
@@ -140,6 +148,7 @@ def _build_engine(worker: Any) -> Engine:
         relay,
         serving_loop,
         ReleaseWatcher(settings, registry.prompts),
+        announcer,
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
@@ -76,6 +77,22 @@ def _secret_http_url(value: object) -> object:
     return text
 
 
+def _webhook_secrets(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    for secret in text.split():
+        try:
+            key = b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+            raise PydanticCustomError(
+                "secret",
+                "is malformed: expected whsec_ and 24 to 64 bytes in base64, several separated by "
+                "spaces; `echo whsec_$(openssl rand -base64 32)` makes one",
+            )
+    return text
+
+
 class LimitCaps(BaseModel):
     """How much of a model class may be used a minute; None where only Claude's own limit counts."""
 
@@ -126,4 +143,5 @@ PostgresUrl = Annotated[str, BeforeValidator(_postgres_url)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 BrokerUrl = Annotated[str, BeforeValidator(_broker_url)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+WebhookSecrets = Annotated[SecretStr, BeforeValidator(_webhook_secrets)]
 SecretHttpUrl = Annotated[SecretStr, BeforeValidator(_secret_http_url)]

@@ -24,6 +24,7 @@ from worker.setting_types import (
     PostgresUrl,
     RedisUrl,
     SecretHttpUrl,
+    WebhookSecrets,
 )
 
 #: Written by the sandbox while it runs (mode 0600), relative to the working directory.
@@ -200,6 +201,24 @@ class Settings(BaseSettings):
         None,
         description="Alerts are posted there as JSON that Slack understands, and retried for a "
         "day. Without it they are logged and kept: see `claude-jobs alerts`.",
+    )
+    webhook_secret: WebhookSecrets | None = Field(
+        None,
+        description="Signs what is posted to jobs' webhooks: whsec_ and 24 to 64 bytes in base64. "
+        "Two, separated by a space, while receivers change from one to the other. Without it "
+        "nothing is posted; see docs/webhooks.md.",
+    )
+    webhook_output: bool = Field(
+        False,
+        description="Post a job's output along with its end. Whoever may enqueue says where to.",
+    )
+    webhook_allow_private: bool = Field(
+        False,
+        description="Let jobs' webhooks point to private, loopback and link-local addresses. "
+        "Whoever may enqueue can then make workers post to whatever they can reach.",
+    )
+    keep_webhooks_days: float = Field(
+        30, ge=1, description="The log of webhook deliveries is deleted after so many days."
     )
 
     watchdog: Literal["off", "alert", "rollback"] = Field(

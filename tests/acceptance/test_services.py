@@ -167,7 +167,11 @@ def container(tmp_path: Path) -> Path:
 def variables(name: str, environment: dict[str, str]) -> dict[str, str]:
     """What the compose file gives a service, with the addresses of the embedded servers."""
     addresses = {k: environment[k] for k in ("DATABASE_URL", "REDIS_URL")}
-    secrets = {"ANTHROPIC_API_KEY": "key", "FLOWER_BASIC_AUTH": "admin:pass"}
+    secrets = {
+        "ANTHROPIC_API_KEY": "key",
+        "FLOWER_BASIC_AUTH": "admin:pass",
+        "CLAUDE_JOBS_WEBHOOK_SECRET": "",  # the one that may be left out
+    }
     given = {
         key: VARIABLE.sub(lambda match: secrets.get(match[1], "?"), value)
         for key, value in SERVICES[name]["environment"].items()

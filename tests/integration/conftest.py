@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.integration.command import Rows, Run
+from tests.integration.hook import Hook
 from tests.integration.sql_world import Roles, know_tasks
 from worker.storage.engine import build_engine, transaction
 
@@ -54,3 +55,11 @@ def roles(engine: Engine, producer: None) -> Iterator[Roles]:
     made = Roles(engine)
     yield made
     made.close()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """A webhook on loopback."""
+    started = Hook()
+    yield started
+    started.close()

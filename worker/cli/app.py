@@ -20,6 +20,7 @@ from worker.cli import (
     review,
     usage,
     watches,
+    webhooks,
 )
 
 app = typer.Typer(
@@ -66,3 +67,4 @@ app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(grants.grants, name="grants")
+app.add_typer(webhooks.webhooks, name="webhooks")

@@ -13,7 +13,7 @@ import structlog
 from worker.engine.holdings import Holdings
 from worker.engine.loops import Loop
 from worker.settings import Settings
-from worker.storage import alerts, rescue
+from worker.storage import alerts, rescue, webhooks
 from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -103,6 +103,14 @@ class MaintenanceLoop(Loop):
                     log.info("jobs deleted after their retention time", state=state, jobs=deleted)
                 if deleted < _PRUNE_BATCH:
                     break
+        self._prune_webhooks()
         with transaction() as connection:
             rescue.forget_workers(connection, silent=3600.0)
             alerts.prune(connection, older_than=_KEEP_ALERTS_DAYS * _DAY, limit=_PRUNE_BATCH)
+
+    def _prune_webhooks(self) -> None:
+        older_than = self._settings.keep_webhooks_days * _DAY
+        deleted = _PRUNE_BATCH
+        while deleted == _PRUNE_BATCH and not self.stopping.is_set():
+            with transaction() as connection:
+                deleted = webhooks.prune(connection, older_than=older_than, limit=_PRUNE_BATCH)

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
+from worker.storage.finished import say_finished
+
 _CANCEL = text("""
 UPDATE jobs
 SET state = CASE WHEN state = 'running' THEN 'running' ELSE 'cancelled' END,
@@ -24,7 +26,9 @@ def cancel_jobs(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
 
     A queued job is `cancelled` at once; a running one within seconds, by its worker.
     """
-    return {row.id: row.state for row in connection.execute(_CANCEL, {"ids": list(ids)})}
+    states = {row.id: row.state for row in connection.execute(_CANCEL, {"ids": list(ids)})}
+    say_finished(connection, [each for each, state in states.items() if state == "cancelled"])
+    return states
 
 
 @dataclass(frozen=True, slots=True)

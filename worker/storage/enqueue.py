@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from worker.errors import IdempotencyConflict
+from worker.storage.finished import say_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,7 @@ def insert_rejected(connection: Connection, job: NewJob, error: dict[str, object
             "error": json.dumps(error),
         },
     )
+    say_finished(connection, [job.id])
 
 
 def new_job_id() -> UUID:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from worker.storage.finished import say_finished
+
 #: A job whose worker died so often is failed: it is probably what kills them.
 MAX_RESCUES = 3
 
@@ -81,7 +83,9 @@ def rescue_expired(connection: Connection, *, grace: float, limit: int = 500) ->
         "max_rescues": MAX_RESCUES,
         "worker_lost": _WORKER_LOST,
     }
-    return [Rescued(*row) for row in connection.execute(_RESCUE, values)]
+    rescued = [Rescued(*row) for row in connection.execute(_RESCUE, values)]
+    say_finished(connection, [each.id for each in rescued if each.state != "queued"])
+    return rescued
 
 
 # Messages are taken in the order in which they were sent. So a message is lost if one that was

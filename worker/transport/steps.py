@@ -10,7 +10,9 @@ import structlog
 from celery import bootsteps, signals
 
 from worker.engine.alerts import AlertLoop
+from worker.engine.announcer import Announcer
 from worker.engine.holdings import Holdings
+from worker.engine.job_webhooks import WebhookLoop
 from worker.engine.leases import LeaseLoop
 from worker.engine.loops import Loop
 from worker.engine.maintenance import MaintenanceLoop
@@ -63,6 +65,7 @@ class Engine:
         relay: Relay,
         serving: ServingLoop,
         watcher: ReleaseWatcher,
+        announcer: Announcer,
         *,
         worker: str,
         slots: int,
@@ -75,9 +78,10 @@ class Engine:
         self._worker = worker
         self._leases = LeaseLoop(settings, holdings, worker, slots)
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
-        self._alerts: list[Loop] = [AlertLoop(output_bounds, watcher)]
+        self._announcer = announcer
+        self._aside: list[Loop] = [AlertLoop(output_bounds, watcher), WebhookLoop(settings)]
         if url := settings.alert_webhook_url:
-            self._alerts.append(DeliveryLoop(url.get_secret_value()))
+            self._aside.append(DeliveryLoop(url.get_secret_value()))
 
     def start(self) -> None:
         """Start all loops."""
@@ -85,7 +89,8 @@ class Engine:
         self._maintenance.start()
         self._serving.start()
         self._relay.start()
-        for loop in self._alerts:
+        self._announcer.start()
+        for loop in self._aside:
             loop.start()
 
     def drain(self, **_: Any) -> None:
@@ -95,7 +100,7 @@ class Engine:
         self._holdings.draining.set()
         self._relay.stop(timeout=0)
         self._maintenance.stop(timeout=0)
-        for loop in self._alerts:
+        for loop in self._aside:
             # Not waited for, here or at the end: what they have not committed is done elsewhere.
             loop.stop(timeout=0)
         grace = self._settings.shutdown_grace_seconds
@@ -110,7 +115,8 @@ class Engine:
         self._serving.stop()
         self._maintenance.stop()
         self._leases.stop()
-        for loop in self._alerts:
+        self._announcer.stop()
+        for loop in self._aside:
             loop.stop(timeout=0)
         with transaction() as connection:
             remove_worker(connection, self._worker)

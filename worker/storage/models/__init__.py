@@ -13,6 +13,7 @@ from worker.storage.models import (
     reviews,
     services,
     watches,
+    webhooks,
 )
 from worker.storage.models.base import Base
 from worker.storage.models.jobs import OUTCOMES, STATES, TERMINAL_STATES
@@ -30,4 +31,5 @@ __all__ = [
     "reviews",
     "services",
     "watches",
+    "webhooks",
 ]

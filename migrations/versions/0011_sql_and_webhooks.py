@@ -1,9 +1,14 @@
-"""Enqueueing and asking by SQL, from any language and inside any transaction.
+"""Enqueueing and asking by SQL, from any language and inside any transaction; webhooks of jobs.
 
 `enqueue_job` runs with its owner's rights, so that a producer needs none on the tables. It finds
 nothing by search path: every table is named with its schema, and functions come from pg_catalog.
 `job_status` runs with its caller's rights; row-level security, where `claude-jobs grants producer`
 has put it, keeps other services' jobs away. Nobody may call either before that is granted.
+
+What is posted when a job has ended is written by triggers: whichever statement ends it – a
+worker's, a rescue, a cancellation, somebody's UPDATE in psql – cannot leave it out, and no crash
+can come between. A statement that does not set `finished_at` never gets to them, and one that does
+is first asked for its `webhook_url`, which takes a microsecond.
 """
 
 from __future__ import annotations
@@ -175,6 +180,51 @@ BEGIN ATOMIC
 END;
 """
 
+WEBHOOKS = """
+CREATE TABLE {schema}.webhook_deliveries (
+    id               uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    job_id           uuid NOT NULL,
+    service          text,
+    task             text NOT NULL,
+    state            text NOT NULL,
+    finished_at      timestamptz NOT NULL,
+    url              text NOT NULL,
+    host             text NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    attempts         integer NOT NULL DEFAULT 0,
+    next_attempt_at  timestamptz DEFAULT now(),
+    give_up_at       timestamptz NOT NULL DEFAULT now() + interval '24 hours',
+    delivered_at     timestamptz,
+    status           integer,
+    error            text,
+    CONSTRAINT webhook_deliveries_counts_not_negative CHECK (attempts >= 0)
+);
+CREATE INDEX webhook_deliveries_due ON {schema}.webhook_deliveries (next_attempt_at)
+    WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_by_job ON {schema}.webhook_deliveries (job_id);
+CREATE INDEX webhook_deliveries_by_time ON {schema}.webhook_deliveries (created_at);
+
+CREATE FUNCTION {schema}.owe_webhook() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    INSERT INTO {schema}.webhook_deliveries (job_id, service, task, state, finished_at, url, host)
+    VALUES (NEW.id, NEW.service, NEW.task, NEW.state, NEW.finished_at, NEW.webhook_url,
+            coalesce(lower(substring(NEW.webhook_url FROM '^[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)')),
+                     ''));
+    RETURN NULL;
+END
+$function$;
+REVOKE ALL ON FUNCTION {schema}.owe_webhook FROM PUBLIC;
+
+CREATE TRIGGER jobs_owe_webhook AFTER UPDATE OF finished_at ON {schema}.jobs FOR EACH ROW
+    WHEN (NEW.webhook_url IS NOT NULL AND NEW.finished_at IS NOT NULL AND OLD.finished_at IS NULL)
+    EXECUTE FUNCTION {schema}.owe_webhook();
+CREATE TRIGGER jobs_owe_webhook_at_once AFTER INSERT ON {schema}.jobs FOR EACH ROW
+    WHEN (NEW.webhook_url IS NOT NULL AND NEW.finished_at IS NOT NULL)
+    EXECUTE FUNCTION {schema}.owe_webhook();
+"""
+
 PRIVILEGES = """
 REVOKE ALL ON FUNCTION {schema}.enqueue_job, {schema}.job_status FROM PUBLIC;
 """
@@ -200,11 +250,15 @@ BEGIN
     END LOOP;
 END $$;
 DROP FUNCTION {schema}.enqueue_job, {schema}.job_status;
+DROP TRIGGER jobs_owe_webhook ON {schema}.jobs;
+DROP TRIGGER jobs_owe_webhook_at_once ON {schema}.jobs;
+DROP FUNCTION {schema}.owe_webhook;
+DROP TABLE {schema}.webhook_deliveries;
 """
 
 
 def upgrade() -> None:
-    for statements in (ENQUEUE, STATUS, PRIVILEGES):
+    for statements in (ENQUEUE, STATUS, PRIVILEGES, WEBHOOKS):
         _execute(statements)
 
 

@@ -1,0 +1,400 @@
+"""The ends of jobs: none is forgotten, each is posted, signed, to where it may be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection, text
+from structlog.testing import capture_logs
+
+from sandbox.process import free_port
+from tests.integration import steps
+from tests.integration.hook import SECRET, Hook
+from tests.integration.steps import ERROR, claim, dispatch, new_job, open_usage
+from worker.engine import job_webhooks
+from worker.engine.job_webhooks import WebhookLoop, check_webhooks
+from worker.engine.outgoing import NotDelivered, post
+from worker.engine.registry import Registry, load_registry
+from worker.engine.signing import secrets_for, signatures
+from worker.errors import ConfigurationError
+from worker.settings import get_settings
+from worker.storage import webhooks
+from worker.storage.control import cancel_jobs
+from worker.storage.engine import transaction
+from worker.storage.enqueue import NewJob, insert_jobs, insert_rejected
+from worker.storage.rescue import MAX_RESCUES, rescue_expired
+
+pytestmark = pytest.mark.usefixtures("producer")
+
+SECRETS = "whsec_" + "A" * 32 + " whsec_" + "B" * 32
+URL = "https://user:pass@Shop.example:8443/hook?secret"
+
+
+def loop(**settings: Any) -> WebhookLoop:
+    """A worker's loop, which may call loopback."""
+    given = {"webhook_secret": SecretStr(SECRETS), "webhook_allow_private": True}
+    return WebhookLoop(get_settings().model_copy(update=given | settings))
+
+
+def run(connection: Connection, job: NewJob) -> Any:
+    """Insert a job and claim it."""
+    insert_jobs(connection, [job])
+    dispatch(connection)
+    taken = claim(connection, job.id)
+    assert taken is not None
+    return taken, open_usage(connection, taken)
+
+
+def succeed(connection: Connection, job: NewJob) -> None:
+    steps.succeed(connection, *run(connection, job))
+
+
+def fail(connection: Connection, job: NewJob) -> None:
+    steps.fail(connection, *run(connection, job))
+
+
+def cancel_running(connection: Connection, job: NewJob) -> None:
+    steps.cancel(connection, *run(connection, job))
+
+
+def cancel_between(connection: Connection, job: NewJob) -> None:
+    held = run(connection, job)
+    cancel_jobs(connection, [job.id])
+    steps.requeue(connection, *held)
+
+
+def cancel_queued(connection: Connection, job: NewJob) -> None:
+    insert_jobs(connection, [job])
+    cancel_jobs(connection, [job.id])
+
+
+def rescue_once_too_often(connection: Connection, job: NewJob) -> None:
+    run(connection, job)
+    connection.execute(
+        text("UPDATE jobs SET rescues = :most, lease_expires_at = now() - interval '1 s'"),
+        {"most": MAX_RESCUES},
+    )
+    rescue_expired(connection, grace=0)
+
+
+def reject(connection: Connection, job: NewJob) -> None:
+    insert_rejected(connection, job, dict(ERROR))
+
+
+def end_by_hand(connection: Connection, job: NewJob) -> None:
+    insert_jobs(connection, [job])
+    connection.execute(text("UPDATE jobs SET state = 'failed', finished_at = now()"))
+
+
+ENDS: list[tuple[Callable[[Connection, NewJob], None], str]] = [
+    (succeed, "succeeded"),
+    (fail, "failed"),
+    (cancel_running, "cancelled"),
+    (cancel_between, "cancelled"),
+    (cancel_queued, "cancelled"),
+    (rescue_once_too_often, "failed"),
+    (reject, "failed"),
+    (end_by_hand, "failed"),
+]
+
+
+def test_whatever_ends_a_job_owes_its_webhook() -> None:
+    for end, state in ENDS:
+        with transaction() as connection:
+            connection.execute(text("DELETE FROM jobs"))
+            connection.execute(text("DELETE FROM webhook_deliveries"))
+            end(connection, new_job())
+            connection.execute(text("DELETE FROM jobs"))
+            assert owed(connection) == []
+            with connection.begin_nested() as savepoint:
+                end(connection, new_job(webhook_url=URL))
+                savepoint.rollback()
+            assert owed(connection) == []
+            job = new_job(webhook_url=URL)
+            end(connection, job)
+            assert owed(connection) == [(job.id, state, URL, "shop.example:8443")]
+            connection.execute(text("UPDATE jobs SET finished_at = now()"))
+            assert len(owed(connection)) == 1
+
+
+def owed(connection: Connection) -> list[Any]:
+    rows = connection.execute(text("SELECT job_id, state, url, host FROM webhook_deliveries"))
+    return [tuple(row) for row in rows]
+
+
+def test_what_does_not_end_a_job_owes_nothing() -> None:
+    with transaction() as connection:
+        held = run(connection, new_job(webhook_url=URL))
+        steps.requeue(connection, *held)
+        assert owed(connection) == []
+
+
+def ended(url: str, *, service: str | None = None) -> UUID:
+    """A job that has succeeded."""
+    job = new_job(webhook_url=url, service=service)
+    with transaction() as connection:
+        succeed(connection, job)
+    return job.id
+
+
+def stored(job_id: UUID) -> Any:
+    with transaction() as connection:
+        return connection.execute(
+            text("""SELECT *, extract(epoch FROM next_attempt_at - now())::float AS wait
+                    FROM webhook_deliveries WHERE job_id = :id"""),
+            {"id": job_id},
+        ).one()
+
+
+def due_now() -> None:
+    with transaction() as connection:
+        connection.execute(text("UPDATE webhook_deliveries SET next_attempt_at = now()"))
+
+
+def claimed(limit: int = 10) -> list[webhooks.Ended]:
+    with transaction() as connection:
+        return webhooks.claim_deliveries(connection, limit=limit, per_host=100, with_output=True)
+
+
+def test_an_end_is_posted_as_standard_webhooks_has_it(
+    hook: Hook, eventually: Callable[..., None]
+) -> None:
+    job_id = ended(hook.url, service="shop")
+    worker = loop()
+
+    worker.step()
+    eventually(lambda: stored(job_id).delivered_at is not None)
+
+    ((path, headers, body),) = hook.requests
+    row = stored(job_id)
+    assert path == f"/hook/{SECRET}"
+    assert body == {
+        "type": "job.succeeded",
+        "timestamp": row.finished_at.isoformat(),
+        "data": {
+            "id": str(job_id),
+            "task": "t",
+            "state": "succeeded",
+            "finished_at": row.finished_at.isoformat(),
+        },
+    }
+    assert headers["content-type"] == "application/json"
+    assert headers["webhook-id"] == f"msg_{row.id.hex}"
+    sent_at = int(headers["webhook-timestamp"])
+    assert abs(sent_at - time.time()) < 60
+    assert headers["webhook-signature"] == signatures(
+        secrets_for(SECRETS, "shop"), headers["webhook-id"], sent_at, hook.bodies[0]
+    )
+    assert len(headers["webhook-signature"].split()) == 2
+    assert (row.attempts, row.status, row.next_attempt_at, row.error) == (1, 200, None, None)
+    assert worker.step() > 0.5
+    assert len(hook.requests) == 1
+
+
+def test_an_output_is_posted_if_that_is_set(hook: Hook) -> None:
+    ended(hook.url)
+    with transaction() as connection:
+        fail(connection, new_job(webhook_url=hook.url))
+    for each in claimed():
+        loop(webhook_output=True).deliver(each)
+
+    outputs = {body["type"]: body["data"]["output"] for _, _, body in hook.requests}
+    assert outputs == {"job.succeeded": {"a": 1}, "job.failed": None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "status"),
+    [
+        ("500", "HTTP 500", 500),
+        ("redirect", "HTTP 307", 307),
+        ("garbage", "BadStatusLine", None),
+        ("hang", "no answer within 0.3 s", None),
+        ("trickle", "no answer within 0.3 s", None),
+    ],
+)
+def test_a_webhook_that_fails_is_called_again_until_it_is_well(
+    hook: Hook, answer: str, reason: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_webhooks, "_TIMEOUT", 0.3)
+    hook.answer = answer
+    job_id = ended(hook.url)
+    (first,) = claimed()
+    assert 55 < stored(job_id).wait <= 60  # nobody else's for a minute
+    assert claimed() == []
+
+    with capture_logs() as logged:
+        loop().deliver(first)
+
+    row = stored(job_id)
+    assert (row.attempts, row.error, row.status, row.delivered_at) == (1, reason, status, None)
+    assert 10 < row.wait < 20
+    ((entry),) = logged
+    assert (entry["job_id"], entry["reason"]) == (str(job_id), reason)
+    assert SECRET not in str(logged)
+
+    hook.answer = "204"
+    hook.release.set()
+    due_now()
+    (second,) = claimed()
+    loop().deliver(second)
+    assert stored(job_id).status == 204
+    assert len({headers["webhook-id"] for _, headers, _ in hook.requests}) == 1
+    assert {path for path, _, _ in hook.requests} == {f"/hook/{SECRET}"}
+
+
+def test_the_body_of_an_answer_is_not_read(hook: Hook) -> None:
+    hook.answer = "flood"
+    job_id = ended(hook.url)
+    (it,) = claimed()
+
+    loop().deliver(it)
+
+    assert stored(job_id).status == 200
+
+
+def test_an_old_attempt_s_failure_does_not_undo_what_came_after(hook: Hook) -> None:
+    job_id = ended(hook.url)
+    (slow,) = claimed()
+    due_now()
+    (quick,) = claimed()
+    loop().deliver(quick)
+
+    with transaction() as connection:
+        webhooks.delivery_failed(connection, slow, "HTTP 500", status=500, after=15)
+
+    assert (stored(job_id).status, stored(job_id).next_attempt_at) == (200, None)
+
+
+def test_pauses_grow_and_end_after_a_day(hook: Hook) -> None:
+    hook.answer = "500"
+    job_id = ended(hook.url)
+    waits = []
+    for _ in range(11):
+        due_now()
+        (it,) = claimed()
+        loop().deliver(it)
+        waits.append(stored(job_id).wait)
+    nominal = [15 * 2**n for n in range(8)] + [3600] * 3
+    assert all(0.75 * n < wait < 1.25 * n for n, wait in zip(nominal, waits, strict=True))
+
+    due_now()
+    with transaction() as connection:
+        connection.execute(text("UPDATE webhook_deliveries SET give_up_at = now()"))
+    with capture_logs() as logged:
+        loop().step()
+    row = stored(job_id)
+    assert (row.next_attempt_at, row.error) == (None, "HTTP 500")
+    assert [entry["log_level"] for entry in logged] == ["error"]
+    assert len(hook.requests) == 11
+
+
+def test_a_webhook_that_is_gone_is_not_called_again(hook: Hook) -> None:
+    hook.answer = "410"
+    job_id = ended(hook.url)
+    (it,) = claimed()
+
+    loop().deliver(it)
+
+    assert (stored(job_id).next_attempt_at, stored(job_id).error) == (None, "HTTP 410")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"webhook_allow_private": False}, "its host is not on the internet"),
+        ({"webhook_secret": None}, "CLAUDE_JOBS_WEBHOOK_SECRET is not set"),
+    ],
+)
+def test_what_must_not_be_called_is_not(hook: Hook, settings: dict[str, Any], reason: str) -> None:
+    job_id = ended(hook.url)
+    (it,) = claimed()
+
+    loop(**settings).deliver(it)
+
+    assert reason in stored(job_id).error
+    assert hook.requests == []
+
+
+def test_only_the_addresses_that_were_looked_at_are_called(hook: Hook) -> None:
+    """The name is not resolved again, which might have another answer by now; no proxy is asked."""
+    port = hook.url.split(":")[2].split("/")[0]
+    elsewhere = f"http://rebinding.invalid:{port}/x"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+        status = post(elsewhere, {}, b"{}", timeout=5, addresses=["127.0.0.1"])
+        with pytest.raises(NotDelivered, match="refused"):
+            post(hook.url, {}, b"{}", timeout=5, addresses=["127.0.0.2"])
+
+    assert status == 200
+    ((path, headers, _),) = hook.requests
+    assert (path, headers["host"]) == ("/x", f"rebinding.invalid:{port}")
+
+
+def test_many_workers_post_each_end_once(hook: Hook) -> None:
+    ids = {str(ended(hook.url)) for _ in range(20)}
+
+    def worker(_: int) -> None:
+        while due := claimed(limit=3):
+            for each in due:
+                loop().deliver(each)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(worker, range(6)))
+
+    assert sorted(body["data"]["id"] for _, _, body in hook.requests) == sorted(ids)
+
+
+def test_a_host_that_hangs_takes_no_more_than_its_part(
+    hook: Hook, eventually: Callable[..., None]
+) -> None:
+    hook.answer = "hang"
+    for _ in range(30):
+        ended(hook.url)
+    well = Hook()
+    others = [ended(well.url) for _ in range(30)]
+    worker = loop()
+    worker.start()
+
+    eventually(lambda: len(well.requests) == len(others), "the hanging host held up the other")
+
+    assert len(hook.requests) == 4
+    with transaction() as connection:
+        idle = connection.execute(
+            text("""SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND state LIKE 'idle in transaction%'""")
+        ).scalar_one()
+    assert idle == 0  # no transaction is open while a webhook thinks
+    worker.stop()
+    hook.release.set()
+    well.close()
+
+
+def test_a_task_with_a_webhook_needs_a_secret() -> None:
+    settings = get_settings()
+    registry = load_registry()
+    check_webhooks(settings, registry)
+    told = Registry(dict(registry), registry.prompts)
+    task = registry["summarize_text"]
+    object.__setattr__(task, "webhook_url", URL)
+    try:
+        with pytest.raises(
+            ConfigurationError, match="WEBHOOK_SECRET is not set, and the task summ"
+        ):
+            check_webhooks(settings, told)
+    finally:
+        object.__setattr__(task, "webhook_url", None)
+
+
+def test_old_deliveries_are_deleted(hook: Hook) -> None:
+    ended(hook.url)
+    with transaction() as connection:
+        assert webhooks.prune(connection, older_than=3600) == 0
+        connection.execute(text("UPDATE webhook_deliveries SET created_at = '2020-01-01'"))
+        assert webhooks.prune(connection, older_than=3600) == 1

@@ -1,0 +1,168 @@
+"""Posting to a webhook: one exchange, bounded in time, without redirects, its answer's body unread.
+
+Where it goes is either up to whoever runs this – then the environment's proxies and resolver are
+asked as usual – or was checked by the caller, and then nothing but the checked addresses is called:
+no proxy, no second look at the name, which might have another answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+
+
+class NotDelivered(Exception):
+    """Why a webhook did not take what was posted: never with its URL, which may be a secret.
+
+    `status` is that of the answer, if there was one.
+    """
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def post(
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    timeout: float,
+    addresses: Sequence[str] | None = None,
+) -> int:
+    """Post `body` and return the status of the answer: any 2xx; its body is not read.
+
+    A name and password in the URL become basic auth.
+
+    Args:
+        url: http or https.
+        headers: besides those that belong to any request.
+        body: what is posted.
+        timeout: seconds for the whole exchange.
+        addresses: IP addresses of the URL's host, tried in order; None: as the system has them.
+
+    Raises:
+        NotDelivered: the webhook could not be reached, did not answer in time, or refused.
+    """
+    target, login = _without_login(url)
+    all_headers = {"User-Agent": "claude-jobs", **headers}
+    if login:
+        all_headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
+    request = urllib.request.Request(target, body, all_headers, method="POST")  # noqa: S310 – checked
+    connections = _Connections(addresses)
+    handlers: list[Any] = [connections, _NoRedirects]
+    if addresses is not None:
+        handlers.append(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(*handlers)
+    timer = threading.Timer(timeout, connections.shut_down)
+    timer.daemon = True
+    timer.start()
+    failure, status = None, None
+    try:
+        with opener.open(request, timeout=timeout) as answer:
+            status = int(answer.status)
+    except HTTPError as error:
+        error.close()
+        failure, status = f"HTTP {error.code}", error.code
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        failure = _reason(error)
+    finally:
+        timer.cancel()
+    # A shutdown may look like the end of an answer, whether good or bad; the socket's own timeout
+    # may come a moment before it.
+    if connections.timed_out or failure == TimeoutError.__name__:
+        failure, status = f"no answer within {timeout:g} s", None
+    if failure is not None or status is None:
+        raise NotDelivered(failure or "no answer", status)
+    return status
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Building one takes tens of milliseconds of CPU: once a process."""
+    return ssl.create_default_context()
+
+
+class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Keeps hold of the connection, so that an exchange which drips on for ever can be ended.
+
+    A socket's timeout bounds the wait for the next byte, not for the last one.
+    """
+
+    def __init__(self, addresses: Sequence[str] | None) -> None:
+        super().__init__()
+        self.timed_out = False
+        self._addresses = addresses
+        self._connection: http.client.HTTPConnection | None = None
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connect, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connect_tls, req)
+
+    def shut_down(self) -> None:
+        """End the exchange, from another thread."""
+        self.timed_out = True
+        if self._connection is not None and self._connection.sock is not None:
+            # Not SSLSocket's own shutdown, which takes the TLS layer away under the reader.
+            with suppress(OSError):
+                socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
+
+    def _connect(self, host: str, **options: Any) -> http.client.HTTPConnection:
+        self._connection = _pinned(http.client.HTTPConnection(host, **options), self._addresses)
+        return self._connection
+
+    def _connect_tls(self, host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = http.client.HTTPSConnection(host, context=_tls(), **options)
+        self._connection = _pinned(connection, self._addresses)
+        return self._connection
+
+
+def _pinned(
+    connection: http.client.HTTPConnection, addresses: Sequence[str] | None
+) -> http.client.HTTPConnection:
+    """The connection, to these addresses whatever its host is; a certificate must be the host's."""
+    if addresses is None:
+        return connection
+
+    def dial(host_and_port: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
+        failure: OSError = OSError("no address")
+        for address in addresses:
+            try:
+                return socket.create_connection((address, host_and_port[1]), timeout)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    # http.client's own seam: what it calls in place of socket.create_connection.
+    connection._create_connection = dial  # type: ignore[attr-defined]
+    return connection
+
+
+def _without_login(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=host).geturl(), unquote(login)
+
+
+def _reason(error: Exception) -> str:
+    """An error in words that cannot quote the URL: its type, and what the system says."""
+    cause = error.reason if isinstance(error, URLError) else error
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else ""
+    return f"{type(cause).__name__}: {said}" if said else type(cause).__name__
