@@ -7,6 +7,7 @@ in `jobs.error` and never holds a prompt, an input or an output in its `summary`
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,18 @@ class ConfigurationError(ClaudeJobsError):
 
 
 class InvalidInput(ClaudeJobsError):
-    """The input does not fit the task's input model, or cannot be stored."""
+    """The input does not fit the task's input model, or cannot be stored.
+
+    `problems` has what is wrong, each with its `path` and `problem`, where that is known.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Mapping[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+class InputTooLarge(InvalidInput):
+    """The input has more bytes than `CLAUDE_JOBS_MAX_INPUT_BYTES`."""
 
 
 class UnknownTask(ClaudeJobsError):

@@ -22,7 +22,7 @@ from worker.engine.job import Job
 from worker.engine.pins import parse_pin
 from worker.engine.policy import DEFAULT_BACKOFF, Backoff
 from worker.engine.prompts import get_prompts
-from worker.errors import ConfigurationError, InvalidInput
+from worker.errors import ConfigurationError, InputTooLarge, InvalidInput
 from worker.settings import get_settings
 from worker.storage.engine import transaction
 from worker.storage.enqueue import NewJob, insert_jobs, new_job_id
@@ -129,11 +129,13 @@ class Task(Generic[Input, Output]):
             InvalidInput: names each field that is wrong and says how.
         """
         if problem := unstorable(dict(values)):
-            raise InvalidInput(f"{self.name}: {problem}")
+            path, _, what = problem.partition(": ")
+            raise InvalidInput(f"{self.name}: {problem}", [{"path": path, "problem": what}])
         try:
             return self.input.model_validate_json(json.dumps(values))
         except ValidationError as error:
-            raise InvalidInput(f"{self.name}: {in_words(problems_of(error))}") from None
+            problems = problems_of(error)
+            raise InvalidInput(f"{self.name}: {in_words(problems)}", problems) from None
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{self.name}: the input is not JSON: {error}") from None
 
@@ -161,7 +163,7 @@ class Task(Generic[Input, Output]):
         document = self.parse_input(values).model_dump_json()
         size, limit = len(document.encode()), get_settings().max_input_bytes
         if size > limit:
-            raise InvalidInput(
+            raise InputTooLarge(
                 f"{self.name}: the input is {size:,} bytes, the limit is {limit:,} "
                 "(CLAUDE_JOBS_MAX_INPUT_BYTES)"
             )

@@ -54,18 +54,30 @@ FROM unnest(cast(:id AS uuid[]), cast(:task AS text[]), cast(:input AS jsonb[]),
           model, max_attempts, run_at, stream, service, webhook_url)
 ORDER BY task, idempotency_key, service
 ON CONFLICT (task, idempotency_key, service) WHERE idempotency_key IS NOT NULL DO NOTHING
-RETURNING id
+RETURNING id, created_at
 """)
 
 _BY_KEY = text("""
-SELECT existing.id, existing.service, existing.task, existing.idempotency_key,
-       existing.input = asked.input AS same_input
+SELECT existing.id, asked.place, existing.input = asked.input AS same_input
 FROM unnest(cast(:service AS text[]), cast(:task AS text[]), cast(:key AS text[]),
             cast(:input AS jsonb[]))
-  AS asked (service, task, key, input)
+  WITH ORDINALITY AS asked (service, task, key, input, place)
 JOIN jobs AS existing ON existing.task = asked.task AND existing.idempotency_key = asked.key
     AND existing.service IS NOT DISTINCT FROM asked.service
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of a job to be inserted.
+
+    `id` is that of an older job if its idempotency key was taken: `created_at` is None then, and
+    `same_input` says whether that job has the same input.
+    """
+
+    id: UUID
+    created_at: datetime | None
+    same_input: bool = True
 
 
 def insert_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
@@ -77,37 +89,44 @@ def insert_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
     Raises:
         IdempotencyConflict: a key exists with a different input.
     """
+    inserted = insert_each(connection, jobs)
+    for job, became in zip(jobs, inserted, strict=True):
+        if not became.same_input:
+            raise IdempotencyConflict(
+                f"idempotency key {job.idempotency_key!r} of {job.task} belongs to job "
+                f"{became.id}, which has a different input: use a new key for a new request"
+            )
+    return [each.id for each in inserted]
+
+
+def insert_each(connection: Connection, jobs: Sequence[NewJob]) -> list[Inserted]:
+    """Insert `jobs` in one statement and return what became of each, in order.
+
+    One whose idempotency key exists with a different input is left out; the others are inserted.
+    """
     if not jobs:
         return []
     columns = NewJob.__dataclass_fields__
     values = {column: [getattr(job, column) for job in jobs] for column in columns}
-    inserted = set(connection.execute(_INSERT, values).scalars())
-    if len(inserted) == len(jobs):
-        return [job.id for job in jobs]
-    existing = _existing(connection, [job for job in jobs if job.id not in inserted])
-    return [job.id if job.id in inserted else existing[_key(job)] for job in jobs]
+    inserted = {row.id: row.created_at for row in connection.execute(_INSERT, values)}
+    became = {id_: Inserted(id_, created_at) for id_, created_at in inserted.items()}
+    refused = [job for job in jobs if job.id not in inserted]
+    became |= _existing(connection, refused) if refused else {}
+    # The other job was pruned a moment ago: its key is free again.
+    freed = [job for job in refused if job.id not in became]
+    became |= zip((job.id for job in freed), insert_each(connection, freed), strict=True)
+    return [became[job.id] for job in jobs]
 
 
-def _key(job: NewJob) -> tuple[str | None, ...]:
-    return job.service, job.task, job.idempotency_key
-
-
-def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[tuple[str | None, ...], UUID]:
+def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Inserted]:
     asked = {
         "service": [job.service for job in jobs],
         "task": [job.task for job in jobs],
         "key": [job.idempotency_key for job in jobs],
         "input": [job.input for job in jobs],
     }
-    found: dict[tuple[str | None, ...], UUID] = {}
-    for row in connection.execute(_BY_KEY, asked):
-        if not row.same_input:
-            raise IdempotencyConflict(
-                f"idempotency key {row.idempotency_key!r} of {row.task} belongs to job {row.id}, "
-                "which has a different input: use a new key for a new request"
-            )
-        found[row.service, row.task, row.idempotency_key] = row.id
-    return found
+    rows = connection.execute(_BY_KEY, asked)
+    return {jobs[row.place - 1].id: Inserted(row.id, None, row.same_input) for row in rows}
 
 
 _ADOPT = text("""

@@ -57,7 +57,8 @@ class Page:
 
 _JOBS = """
 SELECT jobs.id, jobs.task, jobs.state, jobs.priority, jobs.user_id, jobs.idempotency_key,
-       jobs.prompt_version, jobs.model, jobs.attempt, jobs.max_attempts, jobs.stream,
+       coalesce(results.prompt_version, jobs.prompt_version) AS prompt_version,
+       coalesce(results.model, jobs.model) AS model, jobs.attempt, jobs.max_attempts, jobs.stream,
        jobs.created_at, jobs.started_at, jobs.finished_at, jobs.error, results.output,
        spent.calls, spent.input_tokens, spent.output_tokens, spent.cost_usd
 FROM ({chosen}) AS jobs
@@ -86,7 +87,8 @@ _ONE = text(
 def find_job(connection: Connection, job_id: UUID, *, service: str | None) -> RowMapping | None:
     """A job as it stands now; None when there is none, or when it is another service's.
 
-    `service` None: anybody's. The usage columns (`calls`, `input_tokens` with those of the prompt
+    `service` None: anybody's. `prompt_version` and `model` are those that answered, and until then
+    those it was pinned to. The usage columns (`calls`, `input_tokens` with those of the prompt
     cache, `output_tokens`, `cost_usd`) are sums over its calls so far.
     """
     values = {"id": job_id, "service": service}
