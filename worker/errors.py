@@ -28,7 +28,7 @@ class InvalidInput(ClaudeJobsError):
 
     def __init__(self, message: str, problems: Sequence[Mapping[str, str]] = ()) -> None:
         super().__init__(message)
-        self.problems = list(problems)
+        self.problems = [dict(problem) for problem in problems]
 
 
 class InputTooLarge(InvalidInput):

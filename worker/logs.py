@@ -37,7 +37,13 @@ def configure(level: str, *, as_json: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # These log a line a request or a task: what matters of them is in our own events.
-    for noisy in ("httpx2", "httpcore2", "celery.worker.strategy", "celery.app.trace"):
+    for noisy in (
+        "alembic",
+        "httpx2",
+        "httpcore2",
+        "celery.worker.strategy",
+        "celery.app.trace",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -145,3 +145,22 @@ BrokerUrl = Annotated[str, BeforeValidator(_broker_url)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 WebhookSecrets = Annotated[SecretStr, BeforeValidator(_webhook_secrets)]
 SecretHttpUrl = Annotated[SecretStr, BeforeValidator(_secret_http_url)]
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
+
+
+def _origins(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = tuple(part.strip() for part in value.split(",") if part.strip())
+    for origin in found:
+        if not _ORIGIN.fullmatch(origin):
+            raise PydanticCustomError(
+                "origins",
+                "is malformed: expected origins such as https://app.example.com, with commas",
+            )
+    return found
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker.api_settings import ApiSettings
 from worker.errors import ConfigurationError
 from worker.setting_types import (
     BrokerUrl,
@@ -32,7 +33,7 @@ RUNTIME_FILE = Path(".sandbox/runtime.env")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-class Settings(BaseSettings):
+class Settings(ApiSettings):
     """Every setting, with its default and the risk of changing it; frozen once read."""
 
     model_config = SettingsConfigDict(

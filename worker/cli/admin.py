@@ -37,7 +37,9 @@ def config() -> None:
     if settings.prices_file is not None:
         load_overrides(settings.prices_file)  # what is wrong in it should be said here, too
     listed = table("variable", "value~", "what it does~")
-    for name, field in Settings.model_fields.items():
+    # The inherited ones come first in `model_fields`; here, last.
+    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0].startswith("api_"))
+    for name, field in fields:
         shown = escape(_masked(getattr(settings, name)))
         changed = getattr(settings, name) != field.default
         listed.add_row(

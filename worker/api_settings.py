@@ -1,0 +1,66 @@
+"""The settings of the HTTP gateway; part of `worker.settings.Settings`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from worker.setting_types import Origins
+
+
+class ApiSettings(BaseSettings):
+    """What `claude-jobs api` goes by."""
+
+    api_host: str = Field(
+        "127.0.0.1",
+        description="Where the HTTP gateway listens. It speaks plain HTTP: put a proxy with TLS "
+        "before anything wider than this machine.",
+    )
+    api_port: int = Field(8000, ge=0, le=65535, description="The HTTP gateway's port.")
+    api_processes: int = Field(
+        1, gt=0, le=64, description="Processes of the HTTP gateway; one uses one core."
+    )
+    api_connections: int = Field(
+        5000,
+        gt=0,
+        description="Open connections of one gateway process; it closes any beyond at once.",
+    )
+    api_streams: int = Field(
+        2000,
+        gt=0,
+        description="Event streams and `?wait=` requests that one service may have open in one "
+        "gateway process, so that none takes every connection.",
+    )
+    api_receive_seconds: float = Field(
+        20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A request's headers must have arrived within so long, and so must its body; "
+        "the connection is closed otherwise.",
+    )
+    api_keep_alive_seconds: int = Field(
+        75,
+        gt=0,
+        description="An idle connection to the gateway is closed after so long. Longer than the "
+        "proxy before it keeps one (nginx and AWS: 60 s), or requests meet closed connections.",
+    )
+    api_wait_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="The longest `?wait=` that the gateway takes.",
+    )
+    api_batch_bytes: int = Field(
+        32_000_000,
+        gt=0,
+        description="The largest body of POST /v1/jobs/batch; several times as much memory while "
+        "it is read.",
+    )
+    api_cors_origins: Origins = Field(
+        (),
+        description="Origins whose pages may call the gateway from a browser, with commas. None "
+        "unless set: a key in a web page is everybody's.",
+    )
+    api_access_log: bool = Field(
+        True, description="Log a line for every request: route, status, duration, service and key."
+    )
