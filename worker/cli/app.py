@@ -10,6 +10,7 @@ from worker.cli import (
     compare,
     enqueue,
     fleet,
+    gateway,
     grants,
     inspect,
     keys,
@@ -60,6 +61,7 @@ app.command("requeue")(operate.requeue)
 app.command("pause")(operate.pause)
 app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
+app.command("api")(gateway.api)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)
 app.add_typer(prompts_app, name="prompts")

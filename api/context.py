@@ -1,0 +1,31 @@
+"""What the routes share: made when the process starts, ended when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from api.database import Database
+from api.waiting import Follow, Places
+from api.writer import Writer
+from worker.engine.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a request works with. `stopping` is set when the process has been asked to end."""
+
+    registry: Registry
+    database: Database
+    writer: Writer
+    follow: Follow
+    places: Places
+    stopping: asyncio.Event
+
+
+def context(request: Request) -> Context:
+    """That of the application which got the request."""
+    found: Context = request.app.state.context
+    return found

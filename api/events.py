@@ -1,0 +1,102 @@
+"""A job's events, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.access import ReadKey
+from api.context import Context, context
+from api.openapi import answers
+from api.problems import not_found
+from api.resources import job_resource
+from worker.errors import StorageUnavailable
+from worker.storage.api_keys import ApiKey
+from worker.storage.listing import find_job
+
+#: Between signs of life: shorter than the idle timeout of any proxy (seconds).
+HEARTBEAT_SECONDS = 15.0
+#: When a browser whose stream broke connects again (milliseconds).
+_RETRY = 1000
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+@router.get(
+    "/jobs/{job_id:uuid}/events",
+    operation_id="follow_job",
+    summary="Follow a job",
+    response_class=Response,
+    responses=answers({}, 404, 422, 429)
+    | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def follow(
+    request: Request,
+    key: ReadKey,
+    job_id: UUID,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
+) -> Response:
+    """Events until the job has ended: `delta` {"text"}, `partial` {"output"}, `retrying`
+    {"attempt", "reason"} (forget what was written) while it is written, if it was enqueued with
+    `stream`; at last `result` or `error`, each with the job."""
+    here = context(request)
+    if await here.database.read(find_job, job_id, service=key.service) is None:
+        raise not_found()
+    return _Stream(here, key.service, _events(here, key, job_id, last_event_id))
+
+
+class _Stream(EventSourceResponse):
+    """Holds one of the service's places for as long as it is sent."""
+
+    def __init__(self, here: Context, service: str, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, headers={"x-accel-buffering": "no"})  # nginx: pass it on at once
+        self._place = here.places.one(service)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(
+    here: Context, key: ApiKey, job_id: UUID, after: str | None
+) -> AsyncIterator[bytes]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101
+    stop = asyncio.ensure_future(here.stopping.wait())
+    stop.add_done_callback(lambda waited: None if waited.cancelled() else task.cancel())
+    try:
+        yield format_sse_event(comment="the job's events", retry=_RETRY)
+        async for event in here.follow.events(job_id, after, HEARTBEAT_SECONDS):
+            if event is None:
+                yield KEEPALIVE_COMMENT
+            else:
+                data = to_json(event.data).decode()
+                yield format_sse_event(event=event.kind, data_str=data, id=event.id)
+        yield await _end(here, key, job_id)
+    except asyncio.CancelledError:
+        # The process stops: the stream ends in order, and its client connects to another one.
+        if not here.stopping.is_set():
+            raise
+        task.uncancel()
+    except StorageUnavailable:
+        return  # the client connects again, and is told 503 if it is still so
+    finally:
+        stop.cancel()
+
+
+async def _end(here: Context, key: ApiKey, job_id: UUID) -> bytes:
+    found = await here.database.read(find_job, job_id, service=key.service)
+    if found is None:
+        data = to_json(not_found().as_json()).decode()
+        return format_sse_event(event="error", data_str=data)
+    kind = "result" if found["state"] == "succeeded" else "error"
+    return format_sse_event(event=kind, data_str=to_json(job_resource(found)).decode())
