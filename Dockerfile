@@ -7,6 +7,7 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --prefix /hatch hatchling
 COPY worker worker
 COPY tasks tasks
+COPY api api
 COPY prompts prompts
 COPY migrations migrations
 COPY sandbox sandbox

@@ -29,6 +29,7 @@ WORKER_COMMAND = (
     "python -m celery -A {app} worker --without-gossip --without-mingle --hostname={name}@%h"
 )
 FLOWER_COMMAND = "python -m celery -A worker flower --port={port}"
+API_COMMAND = "python -m worker.cli api"
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Stack:
     logs: Path
     services: dict[str, Service] = field(default_factory=dict)
     flower_url: str = ""
+    api_url: str = ""
 
     def start_worker(self, name: str = "worker", app: str = "worker", **extra: str) -> Service:
         """Start one more worker process, of another Celery `app` if need be, until it consumes."""
@@ -63,6 +65,16 @@ class Stack:
         self.flower_url = f"http://127.0.0.1:{port}"
         service.start().wait_ready(lambda: self._answers(f"{self.flower_url}/healthcheck"))
         self.services["flower"] = service
+        return service
+
+    def start_api(self, name: str = "api", port: int = 0, **extra: str) -> Service:
+        """Start the HTTP gateway and wait until it can serve; port 0 is any that is free."""
+        port = port or free_port()
+        self.api_url = url = f"http://127.0.0.1:{port}"
+        environment = self.environment | {"CLAUDE_JOBS_API_PORT": str(port)} | extra
+        service = Service(API_COMMAND.split(), environment, self.logs / f"{name}.log")
+        service.start().wait_ready(lambda: self._answers(f"{url}/readyz"))
+        self.services[name] = service
         return service
 
     def flower(self, path: str) -> bytes:

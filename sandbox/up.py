@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from base64 import b64encode
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -15,6 +17,8 @@ from sandbox.account import SandboxError
 from sandbox.claude.client import SimulatedClaude
 from sandbox.stack import DATA, Stack, published, servers
 from worker.errors import ClaudeJobsError
+from worker.storage.api_keys import create_key, list_keys, revoke_key
+from worker.storage.engine import build_engine, transaction
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -34,7 +38,8 @@ def main() -> int:
             with published(stack.environment):
                 stack.start_worker()
                 stack.start_flower()
-                _announce(stack)
+                stack.start_api(port=_api_port())
+                _announce(stack, _new_key(stack))
                 return _watch(stack, stop)
     except (SandboxError, ClaudeJobsError) as error:
         sys.stderr.write(f"claude-jobs: {error}\n")
@@ -49,7 +54,29 @@ def _webhooks() -> dict[str, str]:
     }
 
 
-def _announce(stack: Stack) -> None:
+def _new_key(stack: Stack) -> str:
+    """A key for whoever plays with it; those of earlier runs end."""
+    engine = build_engine(stack.postgres.url)
+    try:
+        with transaction(engine) as connection:
+            for old in list_keys(connection, "sandbox"):
+                revoke_key(connection, old["id"])
+            return create_key(connection, "sandbox", by="make up")[1]
+    finally:
+        engine.dispose()
+
+
+def _api_port() -> int:
+    """The usual one, if it is free."""
+    port = int(os.environ.get("CLAUDE_JOBS_API_PORT", "8000"))
+    with socket.socket() as probe, suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        return port
+    return 0
+
+
+def _announce(stack: Stack, key: str) -> None:
     login = stack.environment["FLOWER_BASIC_AUTH"]
     where = (
         stack.claude.url + " (simulated)" if stack.claude else "the real API, billed to your key"
@@ -57,6 +84,7 @@ def _announce(stack: Stack) -> None:
     console.print(
         f"\n[bold]claude-jobs is up[/]\n"
         f"  Flower    {stack.flower_url}   login {login}\n"
+        f"  HTTP      {stack.api_url}   key {key} (until it stops)\n"
         f"  Claude    {where}\n"
         f"  Postgres  {stack.postgres.url}\n"
         f"  Valkey    {stack.valkey.url}\n"
@@ -64,7 +92,10 @@ def _announce(stack: Stack) -> None:
         "In another terminal, from this folder:\n"
         "  .venv/bin/claude-jobs enqueue summarize_text -i text='…' -i max_words=50 "
         "-i audience=everybody --wait\n"
-        "  .venv/bin/claude-jobs list\n\n"
+        "  .venv/bin/claude-jobs list\n"
+        f"  curl '{stack.api_url}/v1/jobs?wait=30' -H 'Authorization: Bearer {key}' --json \\\n"
+        """    '{"task": "summarize_text", "input": {"text": "…", "max_words": 50, """
+        """"audience": "everybody"}}'\n\n"""
         "Ctrl-C stops everything; the data stays in .sandbox/"
     )
 

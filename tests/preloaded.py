@@ -4,7 +4,7 @@ The import of the SDK, Celery and SQLAlchemy is most of what the start of a work
 CPU of 3.5. The tests start some seventy workers, so a process of ours (`python -m tests.preloaded`)
 imports the libraries once, and each worker is a fork of it that then does what `python -m celery …`
 does: its own session, environment and log, our own modules imported anew. Nothing of ours is loaded
-in the parent, and it has no second thread.
+in the parent, and it has no second thread. The gateway is started in the same way.
 
 The long version (`make chaos`) and tests/acceptance/test_services.py start their workers cold.
 """
@@ -39,18 +39,26 @@ LIBRARIES = (
     "celery.events.dispatcher",
     "celery.worker.consumer",
     "celery.worker.worker",
+    "fastapi",
     "flower.command",
     "genai_prices",
     "hiredis",
+    "httptools",
     "jinja2",
+    "jiter",
     "kombu.transport.redis",
     "psycopg_pool",
     "pydantic_settings",
     "redis",
+    "redis.asyncio",
     "rich.console",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.orm",
     "structlog",
+    "typer",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.supervisors",
+    "uvloop",
 )
 
 
@@ -136,15 +144,16 @@ class Parent:
 
 
 class Preloaded(Service):
-    """A `Service` whose command is `python -m celery …`, forked instead of started cold."""
+    """A `Service` whose command is `python -m MODULE …`, forked instead of started cold."""
 
     folder = PROJECT
 
     def start(self) -> Self:
-        assert self.command[:3] == [sys.executable, "-m", "celery"]
+        assert self.command[:2] == [sys.executable, "-m"]
         self.log.touch()
         environment = {"PYTHONUNBUFFERED": "1", **self.environment}
         order = {
+            "module": self.command[2],
             "arguments": self.command[3:],
             "environment": environment,
             "folder": str(self.folder),
@@ -194,7 +203,7 @@ def become(order: dict[str, Any], parent: int) -> None:
     for name in set(os.environ) - {"PATH", "HOME"}:
         del os.environ[name]
     os.environ.update(order["environment"])
-    sys.argv = ["celery", *order["arguments"]]
+    sys.argv = [order["module"], *order["arguments"]]
 
 
 def main(descriptor: int) -> None:
@@ -213,7 +222,7 @@ def main(descriptor: int) -> None:
         order = serve(wire)
     if order is not None:
         become(order, parent)
-        runpy.run_module("celery", run_name="__main__", alter_sys=True)
+        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from worker.settings import Settings, variable_name
 
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
-OURS = ("migrate", "worker", "flower")
+OURS = ("migrate", "worker", "api", "flower")
 BIN = Path(sys.executable).parent
 #: The environment's installed package may be another checkout of this project.
 CHECKOUT = {"PYTHONPATH": str(PROJECT)}
@@ -63,10 +63,14 @@ def test_every_service_restarts_and_knows_whether_it_is_healthy(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_only_flower_has_a_port_and_by_default_for_this_machine_alone(name: str) -> None:
+def test_what_has_a_port_has_it_by_default_for_this_machine_alone(name: str) -> None:
     ports = SERVICES[name].get("ports", [])
 
-    assert ports == (["${FLOWER_PORT:-127.0.0.1:5555}:5555"] if name == "flower" else [])
+    published = {
+        "api": ["${API_PORT:-127.0.0.1:8000}:8000"],
+        "flower": ["${FLOWER_PORT:-127.0.0.1:5555}:5555"],
+    }
+    assert ports == published.get(name, [])
     assert "network_mode" not in SERVICES[name]
     assert "privileged" not in SERVICES[name]
 
@@ -75,8 +79,8 @@ def test_the_worker_can_be_scaled() -> None:
     assert not {"container_name", "ports", "hostname"} & SERVICES["worker"].keys()
 
 
-def test_workers_and_flower_wait_for_the_migration_and_healthy_servers() -> None:
-    for name in ("worker", "flower"):
+def test_services_wait_for_the_migration_and_healthy_servers() -> None:
+    for name in ("worker", "api", "flower"):
         conditions = {k: v["condition"] for k, v in SERVICES[name]["depends_on"].items()}
         assert conditions == {
             "migrate": "service_completed_successfully",
@@ -177,13 +181,14 @@ def variables(name: str, environment: dict[str, str]) -> dict[str, str]:
         for key, value in SERVICES[name]["environment"].items()
     }
     base = {"ANTHROPIC_BASE_URL": environment["ANTHROPIC_BASE_URL"]} if name == "worker" else {}
-    return given | addresses | base
+    own = {"CLAUDE_JOBS_API_HOST": "127.0.0.1", "CLAUDE_JOBS_API_PROCESSES": "1"}
+    return given | addresses | base | (own if name == "api" else {})
 
 
 def program(command: list[str], port: int = 0) -> list[str]:
     """A command of the file, found in this environment and on a free port."""
     found = [str(BIN / command[0]) if (BIN / command[0]).exists() else command[0], *command[1:]]
-    return [part.replace("5555", str(port)) for part in found]
+    return [part.replace("5555", str(port)).replace("8000", str(port)) for part in found]
 
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> Any:
@@ -220,9 +225,12 @@ def test_each_service_comes_up_with_its_exact_command_and_is_healthy(
     )
     assert migrate.returncode == 0, migrate.stderr
 
-    for name, ready in (("worker", " ready."), ("flower", "Visit me at")):
+    ready_when = {"worker": " ready.", "flower": "Visit me at", "api": "the gateway serves"}
+    for name, ready in ready_when.items():
         port = free_port()
         given = variables(name, environment)
+        if name == "api":
+            given["CLAUDE_JOBS_API_PORT"] = str(port)
         command = program(SERVICES[name]["command"], port)
         service = Here(command, given | CHECKOUT, container / f"{name}.log")
         with service.start_in(container, monkeypatch):
@@ -240,6 +248,7 @@ def test_a_health_check_fails_when_its_service_is_gone(
 
     assert healthy("worker", gone, container).returncode != 0
     assert healthy("flower", given, container, free_port()).returncode != 0
+    assert healthy("api", given, container, free_port()).returncode != 0
 
 
 # A service that cannot start says why in one line.
