@@ -54,7 +54,8 @@ migrate: $(READY)  ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/claude-jobs migrate
 
 chaos: $(READY)  ## attack it with kills, outages and 5,000 jobs of faults, random seed printed
-	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos tests/acceptance/test_ledger.py -q -x
+	@CHAOS_LONG=1 $(BIN)/python -m pytest tests/chaos tests/acceptance/test_ledger.py \
+		tests/integration/api/test_document.py -q -x
 
 bench: $(READY) $(PEERS)/.ready  ## measure against plain Celery and other queues (BENCH_ARGS=--quick)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
