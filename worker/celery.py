@@ -45,6 +45,7 @@ from worker.storage.grants import is_held_to_policies
 from worker.storage.models import TERMINAL_STATES
 from worker.storage.releases import register_schema
 from worker.storage.schema import require_head
+from worker.streams.writer import StreamWriter
 from worker.transport import redis_patch
 from worker.transport.config import celery_config, check_visibility
 from worker.transport.publish import publisher
@@ -133,7 +134,21 @@ def _prepare_worker(**_: Any) -> None:
         holdings,
         watchdog,
         worker_name,
+        _writer(),
     )
+
+
+def _writer() -> StreamWriter | None:
+    """What publishes the streams of jobs that ask for one; None if nothing may be published."""
+    if not settings.stream_max_bytes:
+        return None
+    writer = StreamWriter(
+        settings.redis_url,
+        ttl_seconds=settings.stream_ttl_seconds,
+        max_bytes=settings.stream_max_bytes,
+    )
+    signals.worker_shutdown.connect(lambda **_: writer.close(), weak=False)
+    return writer
 
 
 def _build_engine(worker: Any) -> Engine:

@@ -162,6 +162,20 @@ class Settings(ApiSettings):
         description="A streamed reply that has begun and then sends nothing for so long is given "
         "up. A ping counts as a sign of life; before the stream begins, the call timeout counts.",
     )
+    stream_ttl_seconds: int = Field(
+        600,
+        ge=10,
+        le=86400,
+        description="A stream in Redis to which nothing is added for so long is deleted; that of a "
+        "job that has ended, after a minute at most.",
+    )
+    stream_max_bytes: int = Field(
+        2_000_000,
+        ge=0,
+        description="Of one call's text, at most so much is kept in Redis for those who follow it; "
+        "the rest comes with the result. 0: nothing is published, though replies are still "
+        "received as they are written.",
+    )
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,

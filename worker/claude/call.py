@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx2
@@ -43,18 +43,20 @@ def call_claude(
     control: CallControl,
     *,
     stream: bool = False,
+    on_text: Callable[[str], None] = lambda text: None,
 ) -> Reply:
     """Send `request` once and return the reply, whatever its text says.
 
     `control` lets other threads end the call. The reply is streamed if asked for, and when it may
-    be too long to come in one piece.
+    be too long to come in one piece. `on_text` gets each piece of a streamed text as it arrives,
+    and must neither wait nor raise.
 
     Raises:
         CallFailed: there is no reply, classified; `aborted` says why if it was ended by us, and
             `partial` holds what had arrived.
     """
     stream = stream or request.max_tokens > MOST_TOKENS_UNSTREAMED
-    incoming = Incoming() if stream else None
+    incoming = Incoming(on_text) if stream else None
     started = time.monotonic()
     if control.reason is not None:
         raise aborted(control.reason, 0)

@@ -8,7 +8,7 @@ the stop reason and the output's tokens so far, without that split. A stream tha
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -31,9 +31,13 @@ class ErrorEvent(Exception):
 
 
 class Incoming:
-    """A reply on its way. `complete` once `message_stop` has come."""
+    """A reply on its way. `complete` once `message_stop` has come.
 
-    def __init__(self) -> None:
+    `on_text` gets each piece of the text as it comes.
+    """
+
+    def __init__(self, on_text: Callable[[str], None] = lambda text: None) -> None:
+        self._on_text = on_text
         self._started = time.monotonic()
         self._events = EventReader()
         self._headers: Mapping[str, str] = {}
@@ -117,7 +121,9 @@ class Incoming:
     def _add(self, text: object) -> None:
         if not isinstance(text, str | None):
             raise TypeError("text that is none")
-        self._text.append(text or "")
+        if text:
+            self._text.append(text)
+            self._on_text(text)
 
     def _malformed(self, how: str) -> MalformedReply:
         return MalformedReply(how, self._headers.get("request-id"))

@@ -19,6 +19,7 @@ from worker.claude.inflight import CallControl, Watchdog
 from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
+from worker.engine.broadcast import Broadcast, broadcast
 from worker.engine.budget import Spent
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
 from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSent
@@ -44,6 +45,7 @@ from worker.storage.claim import (
 from worker.storage.dispatch import recall
 from worker.storage.engine import autocommit, transaction
 from worker.storage.settle import CallRecord
+from worker.streams.writer import StreamWriter
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ class Attempts:
         holdings: Holdings,
         watchdog: Watchdog,
         worker: str,
+        writer: StreamWriter | None = None,
     ) -> None:
         self._settings = settings
         self._chooser = chooser
@@ -77,6 +80,7 @@ class Attempts:
         self._watchdog = watchdog
         self._settler = Settler(holdings)
         self._worker = worker
+        self._writer = writer
 
     def run(self, task: AnyTask, job_id: UUID, hints: Hints | None = None) -> Ended:
         """Take the job through one attempt and say how it ended.
@@ -96,14 +100,19 @@ class Attempts:
                 prepared = self._preparer.prepare(opened.claim, opened.choice)
             except Unrunnable as error:
                 return self._settler.unrunnable(opened, error.failure)
-            return self._converse(opened, prepared, control)
+            live = broadcast(self._writer, opened.claim)
+            ended = self._converse(opened, prepared, control, live)
+            live.end(ended)
+            return ended
 
-    def _converse(self, opened: OpenCall, prepared: Prepared, control: CallControl) -> Ended:
+    def _converse(
+        self, opened: OpenCall, prepared: Prepared, control: CallControl, live: Broadcast
+    ) -> Ended:
         """Call Claude, and call again while a rejected reply can be mended within the attempt."""
         request = prepared.request
         while True:
             try:
-                reply = self._call(opened, request, control)
+                reply = self._call(opened, request, control, live)
                 accepted = self._judge(opened, prepared, reply)
             except CallFailed as failed:
                 record = record_of_failure(failed)
@@ -113,7 +122,7 @@ class Attempts:
             except Rejected as rejected:
                 failed_checks = rejected.failed_checks
                 record = record_of(reply, rejected.outcome, failed_checks=failed_checks)
-                following = follow_up(opened.after(record), request, reply, rejected)
+                following = followup.mend(opened.after(record), request, reply, rejected)
                 if following is None:
                     facts = CallFacts("transient" if rejected.retryable else "terminal")
                     return self._settler.after_failure(opened, record, rejected.failure, facts)
@@ -123,19 +132,25 @@ class Attempts:
                 )
                 if next_opened is None:
                     return NOT_OURS
+                live.retrying(rejected.failure.summary)
                 opened, request = next_opened, following
             except Exception as error:
                 return self._settle_surprise(opened, error)
             else:
                 return self._settler.succeed(opened, reply, accepted)
 
-    def _call(self, opened: OpenCall, request: Request, control: CallControl) -> Reply:
+    def _call(
+        self, opened: OpenCall, request: Request, control: CallControl, live: Broadcast
+    ) -> Reply:
         def send() -> Reply:
+            live.begin(opened.usage_id)
             # Of what the wait before it has left.
             timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
             patience = Patience(timeout, self._settings.stall_seconds)
             stream = opened.claim.stream
-            return call_claude(self._clients, request, patience, control, stream=stream)
+            return call_claude(
+                self._clients, request, patience, control, stream=stream, on_text=live.delta
+            )
 
         def wanted() -> bool:
             # A follow-up mends what is paid for already.
@@ -214,23 +229,6 @@ class Attempts:
             variant=choice.variant,
             schema_sha256=self._preparer.schemas[choice.task.name].sha256,
         )
-
-
-def follow_up(
-    opened: OpenCall, request: Request, reply: Reply, rejected: Rejected
-) -> Request | None:
-    """The request that may mend a rejected reply within the attempt; None when nothing is left."""
-    task, prompt = opened.choice.task, opened.choice.prompt
-    if opened.spent.beyond(task):
-        return None
-    match rejected.remedy:
-        case "repair" if opened.spent.repairs < task.repairs:
-            return followup.repair(request, reply.text, rejected.problems)
-        case "enlarge":
-            return followup.enlarge(request, prompt)
-        case "fall_back":
-            return followup.fall_back(request, prompt)
-    return None
 
 
 def _snooze(connection: Connection, claim: Claim, failure: Failure, after: float) -> Ended:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from worker.claude.reply import Reply
 from worker.claude.request import Correction, Request
+from worker.engine.judge import Rejected
 from worker.engine.prompts import Prompt
+from worker.engine.settling import OpenCall
 
 #: A repair's input is at most so many times the original's.
 REPAIR_INPUT_RATIO = 1.5
@@ -22,6 +25,21 @@ _INSTRUCTION = (
     "That reply cannot be used:\n{}\n"
     "Reply again with the complete JSON object, corrected. Change only what the list names."
 )
+
+
+def mend(opened: OpenCall, request: Request, reply: Reply, rejected: Rejected) -> Request | None:
+    """The request that may mend a rejected reply within the attempt; None when nothing is left."""
+    task, prompt = opened.choice.task, opened.choice.prompt
+    if opened.spent.beyond(task):
+        return None
+    match rejected.remedy:
+        case "repair" if opened.spent.repairs < task.repairs:
+            return repair(request, reply.text, rejected.problems)
+        case "enlarge":
+            return enlarge(request, prompt)
+        case "fall_back":
+            return fall_back(request, prompt)
+    return None
 
 
 def repair(request: Request, bad_output: str, problems: list[dict[str, str]]) -> Request | None:

@@ -206,8 +206,9 @@ class Task(Generic[Input, Output]):
                 one that serves when the job is claimed.
             model: overrides the prompt version's model.
             max_attempts: overrides the task's.
-            stream: receive the reply as it is written, which costs the worker ten times the CPU:
-                the time to the first token is recorded, and a stalled reply is noticed in seconds.
+            stream: receive the reply as it is written, and publish it for `Job.stream`, which
+                costs the worker ten times the CPU: the time to the first token is recorded, and a
+                stalled reply is noticed in seconds.
             webhook_url: overrides the task's; told when the job has ended (docs/webhooks.md).
             values: the fields of the input.
 

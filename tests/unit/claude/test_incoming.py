@@ -164,3 +164,41 @@ def test_comments_and_unknown_events_are_skipped() -> None:
     odd = b": comment\n\nid: 4\nretry: 10\n\n" + wire({"type": "tomorrow's event"})
 
     assert incoming(odd, wire(*WHOLE)).complete
+
+
+HOSTILE = ["a\x00b", "é🙂\u2028", "x" * 200_000, '"}]\\', "\x1b[2J"]
+
+
+@given(st.lists(st.integers(0, 3000), max_size=20))
+def test_pieces_of_text_are_given_on_as_they_arrive_wherever_the_bytes_are_cut(
+    cuts: list[int],
+) -> None:
+    heard: list[str] = []
+    message = Incoming(heard.append)
+    message.begin(HEADERS)
+    events = [START, *map(delta, HOSTILE), END, STOP]
+    # As UTF-8, so that characters are split too.
+    stream = b"".join(
+        b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n" for event in events
+    )
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    for a, b in itertools.pairwise(edges):
+        message.feed(stream[a:b])
+    reply = message.reply()
+
+    assert heard == HOSTILE
+    assert reply is not None
+    assert reply.text == "".join(HOSTILE)
+
+
+@pytest.mark.parametrize("data", [b'"\xff\xfe"', b'"\xc3"', b'"\\ud800"'])
+def test_text_that_is_no_unicode_is_given_on_to_nobody(data: bytes) -> None:
+    heard: list[str] = []
+    message = Incoming(heard.append)
+    message.begin(HEADERS)
+    message.feed(wire(START))
+    event = b'{"type": "content_block_delta", "delta": {"type": "text_delta", "text": %s}}' % data
+
+    with pytest.raises(MalformedReply):
+        message.feed(b"data: " + event + b"\n\n")
+    assert heard == []
