@@ -20,6 +20,7 @@ from worker.cli import (
     releases,
     review,
     usage,
+    watch,
     watches,
     webhooks,
 )
@@ -51,6 +52,7 @@ prompts_app.command("watches")(watches.watches)
 
 app.command("enqueue")(enqueue.enqueue)
 app.command("enqueue-file")(enqueue.enqueue_file)
+app.command("watch")(watch.watch)
 app.command("show")(inspect.show)
 app.command("list")(inspect.list_jobs)
 app.command("status")(fleet.status)

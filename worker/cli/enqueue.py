@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from worker.cli.bulk import Enqueued, enqueue_lines, print_summary, wait_for_all
 from worker.cli.output import as_json, check_database, err
+from worker.cli.watch import show_live
 from worker.engine.registry import AnyTask, load_registry
 from worker.errors import InvalidInput
 
@@ -48,12 +49,17 @@ def enqueue(
     ] = None,
     prompt_version: Version = None,
     model: Model = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Receive the reply streamed.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Receive the reply as it is written, to be watched.")
+    ] = False,
     webhook_url: Webhook = None,
     wait: Wait = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the reply as it is written; implies --stream.")
+    ] = False,
     timeout: Timeout = None,
 ) -> None:
-    """Enqueue one job and print its id – or, with --wait, its output."""
+    """Enqueue one job and print its id – or, with --wait or --watch, its output."""
     kind = load_registry()[task]
     values = _read_input(kind, input or [])
     check_database()
@@ -65,13 +71,16 @@ def enqueue(
         idempotency_key=idempotency_key,
         prompt_version=prompt_version,
         model=model,
-        stream=stream,
+        stream=stream or watch,
         webhook_url=webhook_url,
     )
-    if not wait:
+    if not wait and not watch:
         typer.echo(job.id)
         return
     err.print(f"job {job.id}")
+    if watch:
+        show_live(job.id, timeout)
+        return
     typer.echo(as_json(job.wait(timeout).model_dump(mode="json")))
 
 
