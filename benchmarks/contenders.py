@@ -83,8 +83,8 @@ class ClaudeJobs:
     def done(self) -> int:
         return count("SELECT count(*) FROM results")
 
-    def send(self, values: Mapping[str, Any], user_id: str) -> None:
-        self._task.enqueue(**values, user_id=user_id)
+    def send(self, values: Mapping[str, Any], user_id: str, **options: Any) -> None:
+        self._task.enqueue(**values, user_id=user_id, **options)
 
     def clear(self) -> None:
         truncate("jobs, results, usage")

@@ -97,7 +97,9 @@ The steady pace keeps everything but the length of a call the same.
 
 **Streams**: the worker is bound to one core, the simulated Claude to another; a chunk is four
 tokens of `analyze_document`. A stream's rate is by the worker's own clock, from its first chunk to
-its end. The first one takes eight seconds, so that all calls have begun before a reply ends.
+its end. The first one takes eight seconds, so that all calls have begun before a reply ends. All
+streams have a reader each, in one process, by one connection; the run before it publishes nothing.
+The first token came when the call's record says, which is too late by what settling takes to begin.
 
 **Latency**: half load is half of what the slower side drains, and arrives at random (exponential
 gaps). Round trips are lengthened by a proxy between the worker and both servers; what enqueues goes

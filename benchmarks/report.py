@@ -165,9 +165,21 @@ def _streams(result: dict[str, Any]) -> Iterator[Shown]:
         ("chunks/s a stream, slowest 5 %", f"{result['rate_p05']:.1f}"),
         ("worker CPU, cores", f"{result['worker_core']:.2f}"),
         ("worker CPU, µs a chunk", f"{result['worker_us_per_chunk']:.0f}"),
-        ("worker CPU, ms a job", f"{result['worker_ms']:.0f}"),
+        ("worker CPU, ms a job", f"{result['worker_ms']:.1f}"),
         ("simulated Claude's CPU, cores", f"{result['claude_core']:.2f}"),
     ]
+    if "first_delta_p50_ms" in result:  # not in a run from before streams were published
+        rows += [
+            ("worker CPU, ms a job, with nothing published", f"{result['unpublished_ms']:.1f}"),
+            ("all readers' CPU, cores", f"{result['reader_core']:.2f}"),
+            (
+                "first token to a reader's first text, ms: p50",
+                f"{result['first_delta_p50_ms']:.0f}",
+            ),
+            ("p95", f"{result['first_delta_p95_ms']:.0f}"),
+            ("p99", f"{result['first_delta_p99_ms']:.0f}"),
+            ("one stream at a time, p50", f"{result['alone_first_delta_ms']:.0f}"),
+        ]
     yield Shown(title, ("", "claude-jobs"), rows)
 
 

@@ -1,4 +1,7 @@
-"""Many streamed replies at once, by a worker that has one core: does it keep pace?"""
+"""Many streamed replies at once, by a worker that has one core: does it keep pace?
+
+Once without publishing what is written, and once with it, each stream followed by a reader.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
-from benchmarks.contenders import ClaudeJobs
+from benchmarks.contenders import ClaudeJobs, inputs
+from benchmarks.following import first_deltas, job_ids, readers
 from benchmarks.measure import cpu_seconds, percentile, wait_for
 from benchmarks.services import pinned
 from sandbox.claude.client import SimulatedClaude
@@ -23,6 +28,8 @@ CHUNKS_PER_SECOND, CHUNK_TOKENS = 50, 4
 #: Seconds to the first chunk: all calls have begun before the first reply ends.
 LATENCY = 8.0
 SECONDS = 240
+#: Streams that are measured one at a time.
+ALONE = 10
 
 _CALLS = text("""
 SELECT output_tokens, (latency_ms - first_token_ms) / 1000.0 AS seconds,
@@ -33,6 +40,19 @@ FROM usage WHERE outcome = 'ok'
 
 def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str, Any]:
     """All streams at once, on a worker with one core; everything else has the others."""
+    # Nothing published first: on the way the fleet learns its limits, and then starts at once.
+    silent = _run(stack, claude, "silent", streams, CLAUDE_JOBS_STREAM_MAX_BYTES="0")
+    published = _run(stack, claude, "published", streams)
+    return published | {
+        "unpublished_core": silent["worker_core"],
+        "unpublished_ms": silent["worker_ms"],
+        "alone_first_delta_ms": _one_at_a_time(stack, claude),
+    }
+
+
+def _run(
+    stack: Stack, claude: SimulatedClaude, label: str, streams: int, **environment: str
+) -> dict[str, Any]:
     claude.configure(
         latency=LATENCY,
         tokens_per_second=float(CHUNKS_PER_SECOND * CHUNK_TOKENS),
@@ -40,22 +60,24 @@ def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str,
     )
     claude.reset()
     with pinned(0):
-        contender = ClaudeJobs(stack, "streams", streams, kind=KIND)
-    with _on_another_core(claude.pid):
+        contender = ClaudeJobs(stack, f"streams-{label}", streams, kind=KIND, **environment)
+    with _on_another_core(claude.pid), _on_another_core(os.getpid()):
         contender.clear()
         contender.hold(streams, stream=True)
         cpu, theirs = cpu_seconds(contender.worker.pid), cpu_seconds(claude.pid)
-        started = time.monotonic()
+        started, own = time.monotonic(), time.process_time()
         contender.release()
-        wait_for(
-            lambda: contender.done() >= streams,
-            seconds=SECONDS,
-            what=f"{streams} streams",
-            every=0.25,
-        )
+        with readers(job_ids()) as heard:
+            wait_for(
+                lambda: contender.done() >= streams,
+                seconds=SECONDS,
+                what=f"{streams} streams",
+                every=0.25,
+            )
         seconds = time.monotonic() - started
         cpu = cpu_seconds(contender.worker.pid) - cpu
         theirs = cpu_seconds(claude.pid) - theirs
+        own = time.process_time() - own
     contender.worker.stop()
     claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8)
     with transaction() as connection:
@@ -63,7 +85,7 @@ def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str,
     chunks = [call.output_tokens / CHUNK_TOKENS for call in calls]
     took = [float(call.seconds) for call in calls]
     # Nothing is sent after the last chunk's pause, nor before the first one.
-    rates = [(count - 1) / seconds for count, seconds in zip(chunks, took, strict=True)]
+    rates = [(count - 1) / s for count, s in zip(chunks, took, strict=True) if s]
     spans = [(float(c.ended) - s, float(c.ended)) for c, s in zip(calls, took, strict=True)]
     return {
         "streams": streams,
@@ -77,7 +99,27 @@ def measure(stack: Stack, claude: SimulatedClaude, *, streams: int) -> dict[str,
         "claude_core": theirs / seconds,
         "worker_us_per_chunk": cpu * 1e6 / sum(chunks),
         "worker_ms": cpu * 1000 / streams,
+        "reader_core": own / seconds,
+        **first_deltas(heard),
     }
+
+
+def _one_at_a_time(stack: Stack, claude: SimulatedClaude) -> float:
+    """From Claude's first token to a reader's first piece of text, nothing else going on: p50."""
+    claude.configure(latency=0.5, tokens_per_second=200.0, chunk_tokens=CHUNK_TOKENS)
+    contender = ClaudeJobs(stack, "streams-alone", 10, kind=KIND)
+    contender.clear()
+    heard: dict[UUID, float] = {}
+    for values in inputs(ALONE, KIND):
+        contender.send(values, "reader", stream=True)
+        (job,) = job_ids() - heard.keys()
+        with readers({job}) as own:
+            wait_for(lambda own=own: bool(own), seconds=SECONDS, what="a stream", every=0.05)
+        heard |= own
+    wait_for(lambda: contender.done() >= ALONE, seconds=SECONDS, what="the rest", every=0.25)
+    contender.worker.stop()
+    claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8)
+    return float(first_deltas(heard)["first_delta_p50_ms"])
 
 
 @contextmanager
