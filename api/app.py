@@ -25,7 +25,7 @@ from api.openapi import document
 from api.problems import Problem, handle
 from api.rates import Rates
 from api.typed import task_router
-from api.waiting import Places, Poll
+from api.waiting import Places
 from api.writer import Writer
 from worker import logs
 from worker.engine.known import register_tasks
@@ -134,7 +134,6 @@ async def _lifespan(
         registry=registry,
         database=database,
         writer=Writer(database),
-        follow=Poll(database),
         places=Places(settings.api_streams),
         stopping=stopping,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from api.database import Database
-from api.waiting import Follow, Places
+from api.waiting import Places
 from api.writer import Writer
 from worker.engine.registry import Registry
 
@@ -20,7 +20,6 @@ class Context:
     registry: Registry
     database: Database
     writer: Writer
-    follow: Follow
     places: Places
     stopping: asyncio.Event
 

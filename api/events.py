@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api import waiting
 from api.access import ReadKey
 from api.context import Context, context
 from api.openapi import answers
@@ -75,12 +77,14 @@ async def _events(
     stop.add_done_callback(lambda waited: None if waited.cancelled() else task.cancel())
     try:
         yield format_sse_event(comment="the job's events", retry=_RETRY)
-        async for event in here.follow.events(job_id, after, HEARTBEAT_SECONDS):
-            if event is None:
-                yield KEEPALIVE_COMMENT
-            else:
-                data = to_json(event.data).decode()
-                yield format_sse_event(event=event.kind, data_str=data, id=event.id)
+        async with aclosing(waiting.events(job_id, after, HEARTBEAT_SECONDS)) as written:
+            async for event in written:
+                if event is None:
+                    yield KEEPALIVE_COMMENT
+                else:
+                    # Claude may write 1e999, which JSON's readers do not take.
+                    data = to_json(event.data, inf_nan_mode="null").decode()
+                    yield format_sse_event(event=event.kind, data_str=data, id=event.id)
         yield await _end(here, key, job_id)
     except asyncio.CancelledError:
         # The process stops: the stream ends in order, and its client connects to another one.

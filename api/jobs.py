@@ -16,6 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api import waiting
 from api.access import CancelKey, EnqueueKey, ReadKey
 from api.body import ENVELOPE_BYTES, read_json
 from api.context import Context, context
@@ -221,7 +222,7 @@ async def _find(here: Context, key: ApiKey, job_id: UUID) -> dict[str, Any]:
 async def _wait(request: Request, here: Context, job_id: UUID, seconds: float) -> None:
     """Wait for the job's end, unless the client goes or the process stops before."""
     reasons: list[Awaitable[Any]] = [
-        here.follow.ended(job_id, seconds),
+        waiting.ended(job_id, seconds),
         _gone(request),
         here.stopping.wait(),
     ]

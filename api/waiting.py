@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
-
-from api.database import Database
-from api.problems import Problem, log_unexpected
-from worker.errors import StorageUnavailable
+from api.problems import Problem
+from worker.engine.completion import get_completions
+from worker.engine.events import Delta, Partial, Retrying
+from worker.engine.following import afollow
+from worker.errors import JobNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +25,34 @@ class Event:
     id: str | None = None
 
 
-class Follow(Protocol):
-    """Follows jobs. `worker.engine.following` is to take this place."""
+async def ended(job_id: UUID, seconds: float) -> None:
+    """Return once the job has ended or is gone, or after so many seconds.
 
-    async def ended(self, job_id: UUID, seconds: float) -> None:
-        """Return once the job has ended or is gone, or after so many seconds."""
+    Raises:
+        StorageUnavailable: Postgres cannot be reached.
+    """
+    with suppress(JobNotFound):
+        await get_completions().await_([job_id], seconds)
 
-    def events(self, job_id: UUID, after: str | None, quiet: float) -> AsyncIterator[Event | None]:
-        """What is written, until the job has ended; None after every `quiet` seconds of silence."""
+
+async def events(job_id: UUID, after: str | None, quiet: float) -> AsyncGenerator[Event | None]:
+    """What is written, until the job has ended; None after every `quiet` seconds of silence.
+
+    Raises:
+        StorageUnavailable: Postgres cannot be reached.
+    """
+    with suppress(JobNotFound):
+        async with aclosing(afollow(job_id, after=after, quiet=quiet)) as following:
+            async for event in following:
+                match event:
+                    case None:
+                        yield None
+                    case Delta(id, text):
+                        yield Event("delta", {"text": text}, id)
+                    case Partial(output):
+                        yield Event("partial", {"output": output})
+                    case Retrying(id, attempt, reason):
+                        yield Event("retrying", {"attempt": attempt, "reason": reason}, id)
 
 
 class Places:
@@ -61,75 +79,3 @@ class Places:
             self._open[service] -= 1
             if not self._open[service]:
                 del self._open[service]
-
-
-_ENDED = text("""
-SELECT asked.id FROM unnest(cast(:ids AS uuid[])) AS asked (id)
-LEFT JOIN jobs ON jobs.id = asked.id
-WHERE jobs.id IS NULL OR jobs.finished_at IS NOT NULL
-""")
-
-
-def _ended(connection: Connection, ids: list[UUID]) -> set[UUID]:
-    return set(connection.execute(_ENDED, {"ids": ids}).scalars())
-
-
-#: Between two looks at a job, at first and later; and between two statements (seconds).
-_FIRST_PAUSE, _LONGEST_PAUSE, _INTERVAL = 0.02, 0.5, 0.02
-
-
-class Poll:
-    """Looks for the end of jobs: often at first, then more rarely, all in one statement."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: dict[asyncio.Future[None], tuple[UUID, float]] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    async def ended(self, job_id: UUID, seconds: float) -> None:
-        """Return once the job has ended or is gone, or after so many seconds."""
-        bell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[bell] = (job_id, time.monotonic())
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        try:
-            async with asyncio.timeout(seconds):
-                await bell
-        except TimeoutError:
-            pass
-        finally:
-            self._waiting.pop(bell, None)
-
-    async def events(
-        self, job_id: UUID, after: str | None, quiet: float
-    ) -> AsyncIterator[Event | None]:
-        """What is written, until the job has ended; None after every `quiet` seconds of silence."""
-        waiting = asyncio.ensure_future(self.ended(job_id, 1e9))
-        try:
-            while not (await asyncio.wait({waiting}, timeout=quiet))[0]:
-                yield None
-        finally:
-            waiting.cancel()
-
-    async def _run(self) -> None:
-        due: dict[asyncio.Future[None], float] = {}
-        while self._waiting:
-            now = time.monotonic()
-            asked = [bell for bell in self._waiting if due.get(bell, 0.0) <= now]
-            if asked:
-                ids = list({self._waiting[bell][0] for bell in asked})
-                ended: set[UUID] = set()
-                try:
-                    ended = await self._database.run(_ended, ids)
-                except StorageUnavailable:
-                    pass  # the next look may find it back
-                except Exception as error:
-                    log_unexpected(error)
-                for bell in asked:
-                    job_id, since = self._waiting.get(bell, (None, now))
-                    if job_id in ended and not bell.done():
-                        bell.set_result(None)
-                    pause = min(max((now - since) / 3, _FIRST_PAUSE), _LONGEST_PAUSE)
-                    due[bell] = now + pause
-            due = {bell: at for bell, at in due.items() if bell in self._waiting}
-            await asyncio.sleep(_INTERVAL)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -144,7 +144,7 @@ def follow(
 
 async def afollow(
     job_id: UUID, *, after: str | None = None, quiet: float | None = None
-) -> AsyncIterator[Event | None]:
+) -> AsyncGenerator[Event | None]:
     """`follow` for asyncio; its bound is a timeout of the task."""
     bell = asyncio.Event()
     with Following(job_id, after, ringer(bell)) as following:
