@@ -8,6 +8,7 @@ RUN python -m venv /venv \
 COPY worker worker
 COPY tasks tasks
 COPY api api
+COPY claude_jobs_client claude_jobs_client
 COPY prompts prompts
 COPY migrations migrations
 COPY sandbox sandbox

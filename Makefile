@@ -45,7 +45,7 @@ lint: $(READY)  ## ruff: format and rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 
 types: $(READY)  ## mypy --strict
-	@$(BIN)/mypy worker tasks api sandbox
+	@$(BIN)/mypy worker tasks api claude_jobs_client sandbox
 
 imports: $(READY)  ## import-linter: imports run one way
 	@$(BIN)/lint-imports
