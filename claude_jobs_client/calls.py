@@ -128,7 +128,7 @@ def job_id(job: Job[Any] | UUID | str) -> UUID:
         return job.id
     try:
         return job if isinstance(job, UUID) else UUID(job)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # the latter: what is no text at all
         raise ValueError("a job is named by its id, a UUID, or by a Job") from None
 
 

@@ -9,7 +9,8 @@ from typing import Any, Generic, Literal
 from uuid import UUID
 
 import httpx2
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from claude_jobs_client.calls import job_id
 from claude_jobs_client.errors import (
@@ -25,7 +26,7 @@ from claude_jobs_client.retries import Retries
 
 #: The gateway gives a sign of life every 15 s: after this its connection is lost (seconds).
 _SILENCE = 40.0
-#: A connection that held for so long was a good one: its end is not counted as a failure (seconds).
+#: A connection that lives for so long is a good one: failures are counted anew (seconds).
 _STEADY = 5.0
 #: An event can be as large as an output.
 _MOST_EVENT_BYTES = 64_000_000
@@ -80,17 +81,12 @@ class Error:
 JobEvent = Delta | Partial | Retrying | Result[T] | Error
 
 
-class _Delta(BaseModel):
-    text: str
-
-
-class _Partial(BaseModel):
-    output: dict[str, Any]
-
-
-class _Retrying(BaseModel):
-    attempt: int
-    reason: str
+_WRITTEN: dict[str, TypeAdapter[Any]] = {
+    "delta": TypeAdapter(Delta),
+    "partial": TypeAdapter(Partial),
+    "retrying": TypeAdapter(Retrying),
+}
+_END: TypeAdapter[Job[Any] | Problem] = TypeAdapter(Job[Any] | Problem)
 
 
 class Following(Generic[T]):
@@ -125,7 +121,6 @@ class Following(Generic[T]):
         headers = {"accept": "text/event-stream", "cache-control": "no-store"}
         if self._after is not None:
             headers["last-event-id"] = self._after
-        self._since = time.monotonic()
         path = f"/v1/jobs/{self._id}/events"
         return Request("GET", path, headers=headers, silence=self.silence())
 
@@ -155,6 +150,7 @@ class Following(Generic[T]):
             raise UnexpectedAnswer(f"{request}: {kind} is no stream of events: is base_url right?")
         # Around the pieces, as an `EventSource` shows no heartbeats: a job that is long in writing
         # nothing would have no timeout.
+        self._since = time.monotonic()
         around = httpx2.Response(
             200, headers={"content-type": kind}, content=pieces, request=answer.request
         )
@@ -162,6 +158,8 @@ class Following(Generic[T]):
 
     def alive(self, piece: bytes) -> bytes:
         """Something came, if only a heartbeat; raises like `silence`."""
+        if time.monotonic() - self._since >= _STEADY:
+            self._failures = 0
         self.silence()
         return piece
 
@@ -173,7 +171,7 @@ class Following(Generic[T]):
         """What an event tells; None for one that is not known, which a newer gateway may send."""
         try:
             told = self._told(request, event)
-        except ValidationError:
+        except (ValueError, TypeError):  # no JSON, not the JSON that it should be, no object
             raise UnexpectedAnswer(f"{request}: a {event.event!r} is not as expected") from None
         if told is not None:
             self._failures = 0
@@ -181,21 +179,16 @@ class Following(Generic[T]):
         return told
 
     def _told(self, request: Request, event: httpx2.ServerSentEvent) -> JobEvent[T] | None:
-        data = event.data
-        match event.event:
-            case "delta":
-                return Delta(event.id, _Delta.model_validate_json(data).text)
-            case "partial":
-                return Partial(_Partial.model_validate_json(data).output)
-            case "retrying":
-                why = _Retrying.model_validate_json(data)
-                return Retrying(event.id, why.attempt, why.reason)
-            case "result" | "error":
-                return self._end(request, data)
-        return None
+        if event.event in ("result", "error"):
+            return self._end(request, event.data)
+        if event.event not in _WRITTEN:
+            return None
+        values = {"id": event.id} | from_json(event.data)
+        told: JobEvent[T] = _WRITTEN[event.event].validate_python(values)
+        return told
 
     def _end(self, request: Request, data: str) -> JobEvent[T]:
-        told: Job[Any] | Problem = _END.validate_json(data)
+        told = _END.validate_json(data)
         if isinstance(told, Problem):
             raise NotFound(f"{request}: {told}", told)
         self.ended = True
@@ -210,13 +203,8 @@ class Following(Generic[T]):
         Raises:
             TemporaryError: that was the last.
         """
-        if time.monotonic() - self._since >= _STEADY:
-            self._failures = 0
         self._failures += 1
         pause = self._retries.pause(self._failures, error)
         if pause is None:
             raise error
         return pause if self._until is None else min(pause, self.silence())
-
-
-_END: TypeAdapter[Job[Any] | Problem] = TypeAdapter(Job[Any] | Problem)

@@ -89,7 +89,7 @@ class Gateway:
             parsed = httpx2.URL("")
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("base_url is the gateway's, such as https://jobs.example.com")
-        if not re.fullmatch(r"cj_[A-Za-z0-9_-]+", self.key):
+        if not re.fullmatch(r"cj_[A-Za-z0-9_-]+", str(self.key)):
             raise ValueError("key is one that `claude-jobs keys create` printed: cj_…")
         if self.timeout <= 0:
             raise ValueError("timeout is a positive number of seconds")

@@ -177,8 +177,12 @@ class Problem(_Model):
     errors: list[ProblemError] = []
 
     def __str__(self) -> str:
+        if not self.errors:
+            return one_line(self.detail)
         places = "; ".join(f"{error.path}: {error.problem}" for error in self.errors[:5])
-        return one_line(f"{self.detail.rstrip('.')}: {places}" if places else self.detail)
+        if self.errors[0].problem in self.detail:
+            return one_line(places)
+        return one_line(f"{self.detail.rstrip('.')}: {places}")
 
 
 class BatchItem(_Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from claude_jobs_client import (
     JobFailed,
     JobNotEnded,
     JobsClient,
+    NewJob,
     NotFound,
     OutputMismatch,
     Retries,
@@ -92,8 +92,6 @@ def test_jobs_that_did_not_succeed_say_so(gateway: Gateway, client: Any) -> None
 
 
 def test_a_listing_goes_over_all_pages(gateway: Gateway, client: Any) -> None:
-    from claude_jobs_client import NewJob
-
     became = client.enqueue_many(
         NewJob("classify_ticket", TICKET, user_id=f"u{n % 2}") for n in range(450)
     )
@@ -112,7 +110,7 @@ def test_what_is_wrong_is_said_in_one_line(gateway: Gateway, connect: Connect) -
     client = connect(gateway.url, gateway.key())
     with pytest.raises(InvalidRequest) as caught:
         client.enqueue("classify_ticket", {"subject": 1, "body": "b", "categories": ["a", "b"]})
-    assert re.fullmatch(r"POST /v1/jobs: .*: input\.subject: [^\n]*", str(caught.value))
+    assert str(caught.value) == "POST /v1/jobs: input.subject: Input should be a valid string"
     assert caught.value.problem.status == 422
     with pytest.raises(InvalidRequest, match="no such task"):
         client.enqueue("nope", {})
