@@ -13,7 +13,7 @@ class Retries:
     """After a broken connection, 429, 502, 503 and 504: backoff that doubles, with jitter.
 
     Every request can be repeated safely, as every job is sent with an idempotency key. By default
-    a gateway may be away for 15 to 25 seconds, which is longer than its restart takes.
+    a gateway may be away for 12 to 24 seconds, which is longer than its restart takes.
 
     Args:
         tries: requests in all; 1 never tries again.

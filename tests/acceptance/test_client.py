@@ -7,15 +7,27 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from claude_jobs_client import JobFailed, JobsClient, NewJob, Result
+from claude_jobs_client import (
+    Delta,
+    Error,
+    JobEvent,
+    JobFailed,
+    JobsClient,
+    NewJob,
+    Result,
+    Retrying,
+)
 from sandbox.claude.client import SimulatedClaude
 from sandbox.claude.faults import Fault
 from sandbox.service import PROJECT, Service
 from sandbox.stack import Stack
+from tests.integration.client.faulty import cut_after, faulty_server
 from worker.storage.api_keys import create_key
 from worker.storage.engine import transaction
 
@@ -69,13 +81,39 @@ def test_a_job_comes_back_typed_and_priced(access: tuple[str, str]) -> None:
         assert all(item.id and jobs.wait(item.id, timeout=30)["category"] for item in became)
 
 
-def test_a_job_is_watched_to_its_end(access: tuple[str, str]) -> None:
-    with JobsClient(*access) as jobs:
-        job = jobs.enqueue("summarize_text", SUMMARY, stream=True)
-        *written, result = jobs.stream(job, timeout=30)
-        assert isinstance(result, Result)
-        assert result.output["summary"]
-        assert {event.kind for event in written} <= {"delta", "partial", "retrying"}
+def test_a_stream_that_is_cut_again_and_again_tells_the_same(
+    access: tuple[str, str], claude: SimulatedClaude
+) -> None:
+    claude.configure(latency=0.1, tokens_per_second=80)
+    claude.faults(Fault(cut=True, at={"events": 7}, stream=True))
+    url, key = access
+    with faulty_server(url) as faulty, JobsClient(url, key) as straight:
+        faulty.then(*[cut_after(500)] * 50)
+        with JobsClient(faulty.url, key) as jobs, ThreadPoolExecutor(1) as pool:
+            job = straight.enqueue("summarize_text", SUMMARY, stream=True)
+            undisturbed = pool.submit(lambda: _watched(straight.stream(job, timeout=30)))
+            text, output = _watched(jobs.stream(job, timeout=30))
+        assert faulty.seen
+    expected, same = undisturbed.result()
+    assert output == same
+    # The end may be told before the last pieces of the text.
+    assert expected.startswith(text) or text.startswith(expected)
+
+
+def _watched(events: Iterator[JobEvent]) -> tuple[str, Any]:
+    """The text that was left at the end, and the output."""
+    text = ""
+    for event in events:
+        match event:
+            case Delta(text=piece):
+                text += piece
+            case Retrying():
+                text = ""
+            case Result(output=output):
+                return text, output
+            case Error():
+                raise AssertionError(event.error)
+    raise AssertionError("there was no end")
 
 
 def test_a_job_that_claude_refuses_fails_with_its_reason(

@@ -59,6 +59,19 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def start_stream(self) -> None:
+        """Begin to answer with server-sent events."""
+        self.sent = 0
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def send_piece(self, data: bytes) -> None:
+        """Send a part of them."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.sent += len(data)
+
     def log_message(self, *args: Any) -> None:
         pass
 
@@ -77,6 +90,19 @@ def dropped(handler: Handler) -> None:
     handler.reset()
 
 
+def cut_after(size: int) -> Fault:
+    """The gateway's stream, cut off after about so many bytes."""
+
+    def send(handler: Handler) -> None:
+        with handler.forward() as answer:
+            handler.start_stream()
+            while size > handler.sent and (piece := answer.read1(4096)):
+                handler.send_piece(piece)
+        handler.close_connection = True
+
+    return send
+
+
 def refused(handler: Handler) -> None:
     """The connection breaks before the gateway hears anything."""
     handler.reset()
@@ -92,14 +118,9 @@ def streams(*blocks: str, cut: bool = False) -> Fault:
     """A stream of these events that ends in order, or is cut off."""
 
     def send(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
+        handler.start_stream()
         for block in blocks:
-            data = block.encode()
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            handler.wfile.flush()
+            handler.send_piece(block.encode())
         if not cut:
             handler.wfile.write(b"0\r\n\r\n")
         handler.close_connection = True
