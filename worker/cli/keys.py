@@ -83,7 +83,7 @@ def show(
 
 @keys.command("revoke")
 def revoke(ids: Annotated[list[str], typer.Argument(metavar="ID…")]) -> None:
-    """End keys for good, at once. Their jobs go on."""
+    """End keys for good, within five seconds. Their jobs go on."""
     wanted = [parse_id(value, "a key") for value in ids]
     check_database()
     ended = 0
