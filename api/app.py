@@ -28,6 +28,7 @@ from api.typed import task_router
 from api.waiting import Places
 from api.writer import Writer
 from worker import logs
+from worker.engine.hearing import HearingLoop
 from worker.engine.known import register_tasks
 from worker.engine.registry import Registry, load_registry
 from worker.errors import ClaudeJobsError
@@ -140,9 +141,12 @@ async def _lifespan(
     app.state.keys = Keys(database)
     app.state.rates = Rates(settings.redis_url)
     app.state.readiness = catalog.Readiness()
+    hearing = HearingLoop(settings)
+    hearing.start()
     log.info("the gateway serves", tasks=len(registry))
     # The server's protocol finds it here, and sets it when it is told to stop.
     yield {"stopping": stopping}
+    hearing.stop(timeout=0)
     await app.state.rates.close()
     database.close()
     get_engine().dispose()

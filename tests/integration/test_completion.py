@@ -14,10 +14,12 @@ from sqlalchemy import event, text
 from sandbox.stack import Stack
 from tasks import classify_ticket
 from worker.engine.completion import Completions, get_completions
+from worker.engine.hearing import HearingLoop
 from worker.engine.job import Job
 from worker.errors import JobCancelled, JobNotFound, StorageUnavailable, WaitTimeout
 from worker.settings import get_settings
 from worker.storage.engine import get_engine, transaction
+from worker.storage.finished import say_finished
 
 pytestmark = pytest.mark.usefixtures("producer")
 
@@ -144,3 +146,24 @@ def test_a_postgres_that_is_not_there_is_said_at_once(
     get_engine.cache_clear()
     with pytest.raises(StorageUnavailable, match="cannot reach Postgres"):
         get_completions().wait([uuid4()], 30)
+
+
+def test_who_waits_hears_of_the_end_before_it_looks(environment: dict[str, str]) -> None:
+    (job_id,) = enqueue()
+    bell = threading.Event()
+    hearing = HearingLoop(get_settings())
+    with get_completions().watch(job_id, bell.set) as watch:
+        assert bell.wait(10)
+        bell.clear()
+        watch.due += 10_000  # no look by itself any more
+        hearing._listener.connect()
+        end([job_id])
+        with transaction() as connection:
+            connection.execute(text("NOTIFY job_finished, 'nonsense'"))
+            say_finished(connection, [job_id])
+
+        hearing.step()
+
+        assert bell.wait(10)
+        assert watch.outcome is not None
+    hearing.stop()

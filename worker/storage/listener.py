@@ -31,19 +31,22 @@ class Listener:
         )
         self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
 
-    def wait(self, timeout: float) -> None:
-        """Return when something was said since the last wait, or after `timeout` seconds.
+    def wait(self, timeout: float) -> list[str]:
+        """What was said since the last wait: at once, or after `timeout` seconds at most.
 
         Raises:
             psycopg.Error: Postgres cannot be reached, or went away meanwhile.
         """
         self.connect()
         assert self._connection is not None  # noqa: S101
+        said: list[str] = []
         if timeout:
-            for _ in self._connection.notifies(timeout=timeout, stop_after=1):
-                pass
-        for _ in self._connection.notifies(timeout=0):
-            pass  # a burst of notifications is one reason to look
+            said += [
+                each.payload for each in self._connection.notifies(timeout=timeout, stop_after=1)
+            ]
+        # A burst of notifications is one reason to look.
+        said += [each.payload for each in self._connection.notifies(timeout=0)]
+        return said
 
     def close(self) -> None:
         """End the connection; whoever waits stops waiting."""
