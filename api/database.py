@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.errors import StorageUnavailable
-from worker.storage.engine import transaction
+from worker.storage.engine import get_engine, transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,7 @@ class Database:
     """
 
     def __init__(self, connections: int) -> None:
+        get_engine()  # now: two threads that came first would make one each
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="api-database")
 
     async def run(

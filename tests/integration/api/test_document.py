@@ -107,7 +107,7 @@ def test_the_gateway_keeps_to_it_whatever_is_sent(
         *("--header", f"Authorization: Bearer {gateway.key()}"),
         *("--checks", CHECKS, "--phases", "coverage,fuzzing"),
         *("--max-examples", "200" if LONG else "4"),
-        *("--max-time", "120" if LONG else "12"),
+        *("--max-time", "120" if LONG else "5"),
         *("--generation-database", "none"),
         *([] if LONG else ["--include-path-regex", PATHS]),
         # A batch tells of each job, so it answers 200 however wrong they are; streams end late.

@@ -62,8 +62,10 @@ def test_postgres_that_is_gone_is_a_503(stack: Stack, eventually: Callable[..., 
     ("variables", "says"),
     [
         ({"DATABASE_URL": "postgresql://127.0.0.1:9/x"}, "cannot reach Postgres"),
-        ({"CLAUDE_JOBS_API_PORT": "x"}, "CLAUDE_JOBS_API_PORT"),
-        ({"CLAUDE_JOBS_API_CORS_ORIGINS": "*"}, "CLAUDE_JOBS_API_CORS_ORIGINS is malformed"),
+        (
+            {"CLAUDE_JOBS_API_PORT": "x", "CLAUDE_JOBS_API_CORS_ORIGINS": "*"},
+            "CLAUDE_JOBS_API_CORS_ORIGINS is malformed",
+        ),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_line(

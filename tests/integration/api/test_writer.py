@@ -101,6 +101,7 @@ def test_a_service_that_waits_for_a_lock_delays_no_other(
     asyncio.run(write())
 
 
+@pytest.mark.usefixtures("producer")
 def test_without_postgres_every_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise StorageUnavailable("gone")
