@@ -121,12 +121,13 @@ def producer(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def claude(stack: Stack) -> Iterator[SimulatedClaude]:
-    """The simulated Claude with an empty ledger and no faults."""
+    """The simulated Claude with an empty ledger and no faults; what a test sets ends with it."""
     assert stack.claude is not None
     stack.claude.reset()
     stack.claude.configure(latency=0.0)
     yield stack.claude
     stack.claude.clear_faults()
+    stack.claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8, limits=None)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def new_system(chaos_stack: Stack) -> Callable[..., object]:
         )
         system = System(chaos_stack, environment)
         system.claude.reset()
-        system.claude.configure(latency=0.0)
+        system.claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8)
         yield system
         system.close()
         chaos_stack.postgres.drop_database(name)

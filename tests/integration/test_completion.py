@@ -138,14 +138,16 @@ def test_handles_tell_how_their_job_ended() -> None:
     assert [(e.kind, e.state) for e in job.stream(timeout=0)] == [("error", "cancelled")]
 
 
-def test_a_postgres_that_is_not_there_is_said_at_once(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+def test_a_postgres_that_is_not_there_is_said_at_once(stack: Stack) -> None:
+    # Not by the fixture `monkeypatch`: it would put back what `producer` has taken away by then.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+        get_settings.cache_clear()
+        get_engine.cache_clear()
+        with pytest.raises(StorageUnavailable, match="cannot reach Postgres"):
+            get_completions().wait([uuid4()], 30)
     get_settings.cache_clear()
     get_engine.cache_clear()
-    with pytest.raises(StorageUnavailable, match="cannot reach Postgres"):
-        get_completions().wait([uuid4()], 30)
 
 
 def test_who_waits_hears_of_the_end_before_it_looks(environment: dict[str, str]) -> None:
