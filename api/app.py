@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from api import batches, catalog, events, jobs
+from api import batches, catalog, events, jobs, page
 from api.access import Keys
 from api.context import Context
 from api.database import Database
@@ -86,7 +86,7 @@ def _routed(registry: Registry, **options: Any) -> FastAPI:
         **options,
     )
     typed = [task_router(task) for task in registry.values()]
-    for router in (jobs.router, batches.router, events.router, *typed, catalog.router):
+    for router in (jobs.router, batches.router, events.router, *typed, catalog.router, page.router):
         app.include_router(router)
     _set_openapi(app, registry)
     return app

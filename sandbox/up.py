@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from rich.console import Console
 
+from sandbox import samples
 from sandbox.account import SandboxError
 from sandbox.claude.client import SimulatedClaude
 from sandbox.stack import DATA, Stack, published, servers
@@ -38,7 +39,7 @@ def main() -> int:
             with published(stack.environment):
                 stack.start_worker()
                 stack.start_flower()
-                stack.start_api(port=_api_port())
+                stack.start_api(port=_api_port(), **_for_the_page(stack))
                 _announce(stack, _new_key(stack))
                 return _watch(stack, stop)
     except (SandboxError, ClaudeJobsError) as error:
@@ -51,6 +52,14 @@ def _webhooks() -> dict[str, str]:
     return {
         "CLAUDE_JOBS_WEBHOOK_SECRET": f"whsec_{b64encode(secrets.token_bytes(32)).decode()}",
         "CLAUDE_JOBS_WEBHOOK_ALLOW_PRIVATE": "1",
+    }
+
+
+def _for_the_page(stack: Stack) -> dict[str, str]:
+    """What the gateway's page links to, and offers to load."""
+    return {
+        "CLAUDE_JOBS_API_FLOWER_URL": stack.flower_url,
+        "CLAUDE_JOBS_API_SAMPLES_DIR": str(samples.FOLDER),
     }
 
 
@@ -84,7 +93,7 @@ def _announce(stack: Stack, key: str) -> None:
     console.print(
         f"\n[bold]claude-jobs is up[/]\n"
         f"  Flower    {stack.flower_url}   login {login}\n"
-        f"  HTTP      {stack.api_url}   key {key} (until it stops)\n"
+        f"  page, API {stack.api_url}   key {key} (until it stops)\n"
         f"  Claude    {where}\n"
         f"  Postgres  {stack.postgres.url}\n"
         f"  Valkey    {stack.valkey.url}\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from worker.setting_types import Origins
+from worker.setting_types import HttpUrl, Origins
 
 
 class ApiSettings(BaseSettings):
@@ -60,6 +62,14 @@ class ApiSettings(BaseSettings):
         (),
         description="Origins whose pages may call the gateway from a browser, with commas. None "
         "unless set: a key in a web page is everybody's.",
+    )
+    api_flower_url: HttpUrl | None = Field(
+        None, description="Where Flower is; the page at `/` links to it if this is set."
+    )
+    api_samples_dir: Path | None = Field(
+        None,
+        description="A folder of sample inputs, `<task>.jsonl`, that the page at `/` offers to "
+        "load. For trying things out; none in production.",
     )
     api_access_log: bool = Field(
         True, description="Log a line for every request: route, status, duration, service and key."

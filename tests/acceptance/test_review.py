@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 from sqlalchemy import text
 
 from sandbox.claude.faults import Fault
 from sandbox.service import Service
 from tasks import analyze_document
+from tests.browsing import CONTRAST, NEEDS_CHROMIUM, chromium
 from tests.reviewing import served
 from worker.cli import review as command
 from worker.engine.prompts import get_prompts
@@ -27,29 +28,15 @@ from worker.storage.engine import transaction
 from worker.storage.review_samples import Sample
 from worker.storage.reviews import Review, Verdict
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = "<img src=http://192.0.2.1/x onerror=document.title='owned'>{{ 7 * 7 }}\u202e\u0001</p>"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium here: run `make browser`"
-)
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 class Reader:
@@ -243,37 +230,6 @@ def test_words_stand_out_from_their_ground(browser: Browser, address: str, schem
         poor |= reader.page.evaluate(CONTRAST)
     reader.close(address)
     assert poor == {}
-
-
-#: Texts whose contrast is too low, by the formula of WCAG 2.2 (relative luminance).
-CONTRAST = """() => {
-  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgb = (color) => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = (color) => {
-    const [r, g, b] = color.slice(0, 3).map((v) => v / 255)
-      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = rgb(getComputedStyle(at).backgroundColor);
-      if (color[3] === 255) return color;
-    }
-    return rgb("Canvas");
-  };
-  const poor = {};
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-    if (!own || !element.checkVisibility()) continue;
-    const [a, b] = [luminance(rgb(getComputedStyle(element).color)), luminance(ground(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) poor[`${element.tagName}.${element.className}`] = ratio.toFixed(2);
-  }
-  return poor;
-}"""
 
 
 def test_a_file_is_judged_by_keyboard_and_its_verdicts_come_back(

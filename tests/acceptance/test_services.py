@@ -174,7 +174,8 @@ def variables(name: str, environment: dict[str, str]) -> dict[str, str]:
     secrets = {
         "ANTHROPIC_API_KEY": "key",
         "FLOWER_BASIC_AUTH": "admin:pass",
-        "CLAUDE_JOBS_WEBHOOK_SECRET": "",  # the one that may be left out
+        "CLAUDE_JOBS_WEBHOOK_SECRET": "",  # these may be left out
+        "FLOWER_URL": "",
     }
     given = {
         key: VARIABLE.sub(lambda match: secrets.get(match[1], "?"), value)
