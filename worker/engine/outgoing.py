@@ -11,6 +11,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
+
+#: Between two attempts to end an exchange whose time is up (seconds).
+_AGAIN = 0.25
 
 
 class NotDelivered(Exception):
@@ -64,9 +68,9 @@ def post(
     if addresses is not None:
         handlers.append(urllib.request.ProxyHandler({}))
     opener = urllib.request.build_opener(*handlers)
-    timer = threading.Timer(timeout, connections.shut_down)
-    timer.daemon = True
-    timer.start()
+    over = threading.Event()
+    arguments = (over, timeout)
+    threading.Thread(target=connections.end_after, args=arguments, daemon=True).start()
     failure, status = None, None
     try:
         with opener.open(request, timeout=timeout) as answer:
@@ -77,7 +81,7 @@ def post(
     except (OSError, http.client.HTTPException, ValueError) as error:
         failure = _reason(error)
     finally:
-        timer.cancel()
+        over.set()
     # A shutdown may look like the end of an answer, whether good or bad; the socket's own timeout
     # may come a moment before it.
     if connections.timed_out or failure == TimeoutError.__name__:
@@ -116,43 +120,59 @@ class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._connect_tls, req)
 
-    def shut_down(self) -> None:
-        """End the exchange, from another thread."""
-        self.timed_out = True
+    def end_after(self, over: threading.Event, timeout: float) -> None:
+        """End the exchange unless it is `over` after `timeout` seconds; for another thread.
+
+        Again and again: while it is dialling, or TLS is being agreed on, there is no socket yet
+        that could be shut down, and the one that comes then must not live.
+        """
+        while not over.wait(_AGAIN if self.timed_out else timeout):
+            self.timed_out = True
+            self._shut_down()
+
+    def _shut_down(self) -> None:
         if self._connection is not None and self._connection.sock is not None:
             # Not SSLSocket's own shutdown, which takes the TLS layer away under the reader.
             with suppress(OSError):
                 socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
 
     def _connect(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        self._connection = _pinned(http.client.HTTPConnection(host, **options), self._addresses)
+        self._connection = self._pinned(http.client.HTTPConnection(host, **options))
         return self._connection
 
     def _connect_tls(self, host: str, **options: Any) -> http.client.HTTPConnection:
         connection = http.client.HTTPSConnection(host, context=_tls(), **options)
-        self._connection = _pinned(connection, self._addresses)
+        self._connection = self._pinned(connection)
         return self._connection
 
+    def _pinned(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
+        """The connection, to the addresses whatever its host is; a certificate must be the host's.
 
-def _pinned(
-    connection: http.client.HTTPConnection, addresses: Sequence[str] | None
-) -> http.client.HTTPConnection:
-    """The connection, to these addresses whatever its host is; a certificate must be the host's."""
-    if addresses is None:
+        They share the time that there is: a host may have any number of them, and dead ones.
+        """
+        if (addresses := self._addresses) is None:
+            return connection
+
+        def dial(host_and_port: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
+            failure: OSError = OSError("no address")
+            until = time.monotonic() + timeout
+            for place, address in enumerate(addresses):
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                share = left / (len(addresses) - place)
+                try:
+                    dialled = socket.create_connection((address, host_and_port[1]), share)
+                except OSError as error:
+                    failure = error
+                else:
+                    dialled.settimeout(timeout)
+                    return dialled
+            raise failure
+
+        # http.client's own seam: what it calls in place of socket.create_connection.
+        connection._create_connection = dial  # type: ignore[attr-defined]
         return connection
-
-    def dial(host_and_port: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
-        failure: OSError = OSError("no address")
-        for address in addresses:
-            try:
-                return socket.create_connection((address, host_and_port[1]), timeout)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    # http.client's own seam: what it calls in place of socket.create_connection.
-    connection._create_connection = dial  # type: ignore[attr-defined]
-    return connection
 
 
 def _without_login(url: str) -> tuple[str, str]:
