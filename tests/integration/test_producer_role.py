@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -102,7 +102,7 @@ def test_a_producer_may_not_touch_anything(
         "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY",
         "ALTER TABLE jobs DISABLE TRIGGER ALL",
         "CREATE POLICY mine ON jobs USING (true)",
-        "DROP POLICY shop ON jobs",
+        "DROP POLICY claude_jobs_everybody ON jobs",
         "CREATE TRIGGER t BEFORE INSERT ON jobs EXECUTE FUNCTION notify_job_due()",
         "CREATE INDEX ON jobs (input)",
         "CREATE TABLE public.tasks_ (x int)",
@@ -243,6 +243,25 @@ def test_a_key_of_another_service_is_free_and_tells_nothing(roles: Roles) -> Non
     mine = enqueue_job(roles.producer("shop"), idempotency_key="k", input={"other": 1})
 
     assert mine != secret
+
+
+def test_a_role_that_was_renamed_is_held_to_its_rows_when_another_gets_its_name(
+    roles: Roles,
+) -> None:
+    enqueue_job(roles.producer("shop"))
+    owner, old, new = roles.connect(), f"old-{uuid4()}", f"new-{uuid4()}"
+    roles.producer(old).close()
+    rename = sql.SQL("ALTER ROLE {0} RENAME TO {1}; ALTER ROLE {1} PASSWORD {2}")
+    owner.execute(rename.format(sql.Identifier(old), sql.Identifier(new), sql.Literal(new)))
+    try:
+        roles.producer(old)
+        renamed = roles.connect(new)
+        assert values(renamed, "SELECT id FROM jobs") == []
+        mine = enqueue_job(renamed)
+        assert values(renamed, "SELECT id FROM jobs") == [mine]
+    finally:
+        drop = sql.SQL("DROP OWNED BY {0}, {1}; DROP ROLE {0}, {1}")
+        owner.execute(drop.format(sql.Identifier(old), sql.Identifier(new)))
 
 
 def test_before_the_grant_nobody_may_enqueue(roles: Roles) -> None:

@@ -47,12 +47,20 @@ _PRODUCE = """\
 GRANT EXECUTE ON FUNCTION {functions} TO {role};
 """
 
+# The policy is named by the role's number. Were it named like the role, the script for a new role
+# with the name that another one had before it was renamed would drop that one's policy, and so show
+# it everybody's rows.
 _OWN_ROWS = """
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS {everybody} ON {table};
 CREATE POLICY {everybody} ON {table} USING (true);
-DROP POLICY IF EXISTS {role} ON {table};
-CREATE POLICY {role} ON {table} AS RESTRICTIVE TO {role} USING (service = current_user);
+DO $own$
+DECLARE policy text := 'claude_jobs_of_' || (SELECT oid FROM pg_roles WHERE rolname = {role_name});
+BEGIN
+    EXECUTE format('DROP POLICY IF EXISTS %I ON %s', policy, {table_name});
+    EXECUTE format('CREATE POLICY %I ON %s AS RESTRICTIVE TO %I USING (service = current_user)',
+                   policy, {table_name}, {role_name});
+END $own$;
 """
 
 # Whatever the role can do: of its own, through PUBLIC, or as any role that it may become.
@@ -163,6 +171,11 @@ def _script(
     parts = [sql.SQL(_BEGIN).format(**values)]
     if produces:
         parts.append(sql.SQL(_PRODUCE).format(**values))
-        parts += [sql.SQL(_OWN_ROWS).format(table=each, **values) for each in qualified(OWN_ROWS)]
+        parts += [
+            sql.SQL(_OWN_ROWS).format(
+                table=each, table_name=sql.Literal(each.as_string()), **values
+            )
+            for each in qualified(OWN_ROWS)
+        ]
     parts.append(sql.SQL(_CHECK).format(**values))
     return sql.Composed(parts).as_string()
