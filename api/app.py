@@ -25,7 +25,7 @@ from api.openapi import document
 from api.problems import Problem, handle
 from api.rates import Rates
 from api.typed import task_router
-from api.waiting import Places
+from api.waiting import Places, Turns
 from api.writer import Writer
 from worker import logs
 from worker.engine.hearing import HearingLoop
@@ -136,6 +136,7 @@ async def _lifespan(
         database=database,
         writer=Writer(database),
         places=Places(settings.api_streams),
+        batches=Turns(batches.AT_ONCE),
         stopping=stopping,
     )
     app.state.keys = Keys(database)

@@ -24,6 +24,9 @@ from worker.storage.api_keys import ApiKey
 from worker.storage.enqueue import Inserted, NewJob, insert_each
 
 MOST_JOBS = 10_000
+#: Of one service: one is read while another is inserted. As objects a batch takes up to thirty
+#: times its size: as many as a service has connections would take all the memory there is.
+AT_ONCE = 2
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -46,13 +49,16 @@ async def enqueue_batch(
     here, given = context(request), header_key(idempotency_key)
     if given is not None and len(given) > KEY_LENGTH - len(f":{MOST_JOBS}"):
         raise Problem(422, "invalid-input", "A batch's Idempotency-Key has 249 characters at most.")
-    data, size = await read_json(request, get_settings().api_batch_bytes)
-    bodies = _bodies(data)
-    if size > ASIDE_BYTES:
-        parsed = await here.database.aside(lambda: _parse_all(bodies, here.registry, key, given))
-    else:
-        parsed = _parse_all(bodies, here.registry, key, given)
-    return await _insert(here, parsed)
+    async with here.batches.one(key.service):
+        data, size = await read_json(request, get_settings().api_batch_bytes)
+        bodies = _bodies(data)
+        if size > ASIDE_BYTES:
+            parsed = await here.database.aside(
+                lambda: _parse_all(bodies, here.registry, key, given)
+            )
+        else:
+            parsed = _parse_all(bodies, here.registry, key, given)
+        return await _insert(here, parsed)
 
 
 def _bodies(data: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from api.database import Database
-from api.waiting import Places
+from api.waiting import Places, Turns
 from api.writer import Writer
 from worker.engine.registry import Registry
 
@@ -21,6 +21,7 @@ class Context:
     database: Database
     writer: Writer
     places: Places
+    batches: Turns
     stopping: asyncio.Event
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -79,3 +80,25 @@ class Places:
             self._open[service] -= 1
             if not self._open[service]:
                 del self._open[service]
+
+
+class Turns:
+    """So many at once of each service; the others wait for their turn, and none is refused."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._here: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def one(self, service: str) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it."""
+        turns = self._turns.setdefault(service, asyncio.Semaphore(self._at_once))
+        self._here[service] += 1
+        try:
+            async with turns:
+                yield
+        finally:
+            self._here[service] -= 1
+            if not self._here[service]:
+                del self._here[service], self._turns[service]

@@ -55,8 +55,8 @@ class ApiSettings(BaseSettings):
     api_batch_bytes: int = Field(
         32_000_000,
         gt=0,
-        description="The largest body of POST /v1/jobs/batch; several times as much memory while "
-        "it is read.",
+        description="The largest body of POST /v1/jobs/batch; up to thirty times as much memory "
+        "while it is read. Of one service a process reads two at once, the others wait.",
     )
     api_cors_origins: Origins = Field(
         (),
