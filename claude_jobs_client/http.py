@@ -187,7 +187,7 @@ def _unexpected(request: Request, answer: httpx2.Response, why: str = "") -> Une
 
 def _seconds(retry_after: str) -> float | None:
     """A Retry-After, which has seconds or a date."""
-    if retry_after.isdigit():
+    if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after)
     try:
         return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)

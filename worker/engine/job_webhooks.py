@@ -76,10 +76,11 @@ class WebhookLoop(Loop):
                 host=row["host"],
             )
         for ended in due:
-            with self._lock:
-                self._in_flight[ended.host] += 1
             # Not from an executor, whose threads a process waits for when it ends.
-            threading.Thread(target=self._post, args=[ended], name="webhook", daemon=True).start()
+            thread = threading.Thread(target=self._post, args=[ended], name="webhook", daemon=True)
+            with self._lock:
+                thread.start()  # which may fail; `_post` waits for the lock before it counts down
+                self._in_flight[ended.host] += 1
         return _WHILE_BUSY if due else _INTERVAL * random.uniform(0.7, 1.3)  # noqa: S311
 
     def _post(self, ended: Ended) -> None:
