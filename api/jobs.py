@@ -190,7 +190,8 @@ async def cancel(request: Request, key: CancelKey, job_id: UUID) -> Response:
     found = await context(request).database.read(_cancel, job_id, key.service)
     if found is None:
         raise not_found()
-    return json_response(job_resource(found), 200 if found["finished_at"] else 202)
+    seen = _seen_with(key, job_resource(found))
+    return json_response(seen, 200 if found["finished_at"] else 202)
 
 
 async def read_job(
@@ -216,7 +217,12 @@ async def _find(here: Context, key: ApiKey, job_id: UUID) -> dict[str, Any]:
     found = await here.database.read(find_job, job_id, service=key.service)
     if found is None:
         raise not_found()
-    return job_resource(found)
+    return _seen_with(key, job_resource(found))
+
+
+def _seen_with(key: ApiKey, resource: dict[str, Any]) -> dict[str, Any]:
+    """The job without what came of it, if the key may not read: it may enqueue or cancel."""
+    return resource if "read" in key.scopes else resource | {"output": None, "error": None}
 
 
 async def _wait(request: Request, here: Context, job_id: UUID, seconds: float) -> None:

@@ -79,6 +79,25 @@ def test_a_key_does_what_its_scopes_allow(gateway: Gateway) -> None:
             assert client.get("/v1/tasks").status_code == 200
 
 
+def test_what_came_of_a_job_is_for_keys_that_may_read(gateway: Gateway) -> None:
+    """The others get the job itself: when it is enqueued again, and when it is cancelled."""
+    service, again = f"s-{uuid4()}", {"idempotency-key": "k"}
+    keys = {scope: gateway.key(service, scopes=[scope]) for scope in ("enqueue", "read", "cancel")}
+    with gateway.client(keys["enqueue"]) as client:
+        job_id = client.post("/v1/jobs", json=BODY, headers=again).json()["id"]
+        gateway.finish(job_id)
+        replayed = client.post("/v1/jobs", json=BODY, headers=again).json()
+        waited = client.post("/v1/jobs?wait=1", json=BODY, headers=again).json()
+    with gateway.client(keys["cancel"]) as client:
+        cancelled = client.delete(f"/v1/jobs/{job_id}").json()
+    with gateway.client(keys["read"]) as client:
+        read = client.get(f"/v1/jobs/{job_id}").json()
+
+    assert read["output"] == {"category": "x"}
+    for told in (replayed, waited, cancelled):
+        assert (told["state"], told["output"], told["error"]) == ("succeeded", None, None)
+
+
 def test_another_services_job_is_one_that_does_not_exist(gateway: Gateway) -> None:
     with gateway.client() as owner, gateway.client() as other:
         job_id = owner.post("/v1/jobs", json=BODY).json()["id"]
