@@ -282,7 +282,7 @@ def test_a_request_that_was_cut_off_leaves_nothing(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "kind"),
     [
-        ("GET", "/", 404, "not-found"),
+        ("GET", "/nothing", 404, "not-found"),
         ("GET", "/docs", 404, "not-found"),
         ("GET", "/v1/jobs/", 404, "not-found"),
         ("GET", "/v1/jobs/not-a-uuid", 404, "not-found"),
