@@ -148,11 +148,13 @@ def test_a_spend_limit_pauses_everything_and_says_so(
             return bool(control.pauses(connection))
 
     eventually(paused)
-    assert "EVERYTHING IS PAUSED" in worker.log_text()
-    eventually(lambda: job.state == "queued")
-    row, _ = details(job)
-    assert row["attempt"] == 0
-    assert claude_jobs("resume").exit_code == 0
+    try:
+        eventually(lambda: "EVERYTHING IS PAUSED" in worker.log_text())
+        eventually(lambda: job.state == "queued")
+        row, _ = details(job)
+        assert row["attempt"] == 0
+    finally:  # or every test that follows would wait in vain
+        assert claude_jobs("resume").exit_code == 0
     job.wait(timeout=20)
     assert len(claude.ledger()) == 2
 

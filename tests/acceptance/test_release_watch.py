@@ -143,7 +143,7 @@ def test_a_version_made_bad_on_purpose_is_rolled_back_within_100_jobs(
         assert {job.state for job in jobs} <= expected
         claude.clear_faults()
 
-    assert worker.log_text().count("kind=release_rolled_back") == 3
+    eventually(lambda: worker.log_text().count("kind=release_rolled_back") == 3)
     assert good.id == column("SELECT min(restores) FROM prompt_releases")[0]
     told = column("SELECT subject FROM alerts WHERE kind = 'release_rolled_back' ORDER BY 1")
     assert told == [f"summarize_text/{version}" for version in MARKS]
