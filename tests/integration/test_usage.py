@@ -103,7 +103,7 @@ def test_repricing_follows_the_contract_and_says_so_in_the_rows(
     monkeypatch.setenv("CLAUDE_JOBS_PRICES_FILE", str(file))
     get_settings.cache_clear()
     with transaction() as connection:
-        connection.execute(text("UPDATE usage SET service_tier = 'batch' WHERE user_id = 'u1'"))
+        connection.execute(text("UPDATE usage SET source = 'batch' WHERE user_id = 'u1'"))
 
     code, _, err = run(capsys, "usage", "reprice")
 
@@ -115,11 +115,13 @@ def test_repricing_follows_the_contract_and_says_so_in_the_rows(
         assert " + prices.toml " in row["price_version"]
         if row["model"] == "claude-new":
             assert row["cost_usd"] == Decimal("0.002") + Decimal("0.065")
+            assert row["full_cost_usd"] == row["cost_usd"]
             continue
         listed = Decimal("0.0001") + row["output_tokens"] * Decimal("0.0000005")
-        batch = row["service_tier"] == "batch"
+        batch = row["source"] == "batch"
         exact = listed * Decimal("0.9") * (Decimal("0.5") if batch else 1)
         assert row["cost_usd"] == exact.quantize(Decimal("1e-8"))
+        assert row["full_cost_usd"] == (listed * Decimal("0.9")).quantize(Decimal("1e-8"))
 
 
 def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

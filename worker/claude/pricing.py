@@ -64,6 +64,12 @@ class PriceBook:
             return None
         return (cost * BATCH_SHARE if batch else cost).quantize(_PLACES)
 
+    def full_cost_usd(
+        self, model: str, tokens: Tokens, *, at: datetime | None = None
+    ) -> Decimal | None:
+        """See the function of this name."""
+        return self.cost_usd(model, tokens.uncached(), at=at)
+
     def _cost(self, model: str, tokens: Tokens, at: datetime | None) -> Decimal | None:
         entry = self.overrides.of(model) if self.overrides else None
         if isinstance(entry, Negotiated):
@@ -90,6 +96,11 @@ def cost_usd(
     list knows of changes; None means now.
     """
     return price_book().cost_usd(model, tokens, batch=batch, at=at)
+
+
+def full_cost_usd(model: str, tokens: Tokens, *, at: datetime | None = None) -> Decimal | None:
+    """The price of the same tokens outside of batches and had there been no prompt cache."""
+    return price_book().full_cost_usd(model, tokens, at=at)
 
 
 def price_version() -> str:

@@ -87,6 +87,11 @@ class Tokens:
             thinking=details.thinking_tokens if details else 0,
         )
 
+    def uncached(self) -> Tokens:
+        """The same, had there been no prompt cache."""
+        read_or_written = self.cache_read + self.cache_write_5m + self.cache_write_1h
+        return Tokens(self.input + read_or_written, output=self.output, thinking=self.thinking)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:

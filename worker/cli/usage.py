@@ -116,11 +116,13 @@ def reprice(since: Since = "7d") -> None:
                     output=row["output_tokens"],
                     thinking=row["thinking_tokens"],
                 )
-                batch = row["service_tier"] == "batch"
-                cost = book.cost_usd(row["model"], tokens, batch=batch, at=row["created_at"])
-                if cost != row["cost_usd"]:
-                    price = {"id": row["id"], "cost_usd": cost, "version": book.version}
-                    prices.append(price)
+                model, at, batch = row["model"], row["created_at"], row["source"] == "batch"
+                price = {
+                    "cost_usd": book.cost_usd(model, tokens, batch=batch, at=at),
+                    "full_cost_usd": book.full_cost_usd(model, tokens, at=at),
+                }
+                if any(row[column] != cost for column, cost in price.items()):
+                    prices.append({"id": row["id"], "version": book.version, **price})
             ledger.reprice(connection, prices)
         changed, seen = changed + len(prices), seen + len(rows)
         if len(rows) < _BATCH:

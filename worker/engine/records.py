@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.claude.failures import CallFailed
-from worker.claude.pricing import cost_usd, price_version
+from worker.claude.pricing import cost_usd, full_cost_usd, price_version
 from worker.claude.reply import Reply
 from worker.storage.settle import CallRecord
 
@@ -37,6 +37,7 @@ def record_of(
         output_tokens=tokens.output,
         thinking_tokens=tokens.thinking,
         cost_usd=cost_usd(reply.model, tokens),
+        full_cost_usd=full_cost_usd(reply.model, tokens),
         price_version=price_version(),
         stop_reason=reply.stop_reason,
         service_tier=reply.service_tier,

@@ -32,6 +32,7 @@ class CallRecord:
     output_tokens: int = 0
     thinking_tokens: int = 0
     cost_usd: Decimal | None = None
+    full_cost_usd: Decimal | None = None
     price_version: str | None = None
     stop_reason: str | None = None
     service_tier: str | None = None
@@ -49,8 +50,8 @@ metered AS (
         cache_write_5m_tokens = :cache_write_5m_tokens,
         cache_write_1h_tokens = :cache_write_1h_tokens,
         output_tokens = :output_tokens, thinking_tokens = :thinking_tokens,
-        cost_usd = :cost_usd, price_version = :price_version, stop_reason = :stop_reason,
-        service_tier = :service_tier, latency_ms = :latency_ms,
+        cost_usd = :cost_usd, full_cost_usd = :full_cost_usd, price_version = :price_version,
+        stop_reason = :stop_reason, service_tier = :service_tier, latency_ms = :latency_ms,
         first_token_ms = :first_token_ms, complete = :complete,
         failed_checks = cast(:failed_checks AS text[]), finished_at = now()
     FROM settled

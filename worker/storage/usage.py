@@ -67,8 +67,11 @@ def profile(connection: Connection, since: datetime) -> Sequence[RowMapping]:
 
 _UNPRICED = text("""
 SELECT id, model, input_tokens, cache_read_tokens, cache_write_5m_tokens,
-       cache_write_1h_tokens, output_tokens, thinking_tokens, cost_usd, service_tier, created_at
-FROM usage WHERE complete AND created_at >= :since AND id > :after ORDER BY id LIMIT :limit
+       cache_write_1h_tokens, output_tokens, thinking_tokens, cost_usd, full_cost_usd, source,
+       created_at
+FROM usage
+WHERE complete AND source <> 'cache' AND created_at >= :since AND id > :after
+ORDER BY id LIMIT :limit
 """)
 
 
@@ -80,10 +83,13 @@ def priced_rows(
     return connection.execute(_UNPRICED, values).mappings().all()
 
 
-_REPRICE = text("UPDATE usage SET cost_usd = :cost_usd, price_version = :version WHERE id = :id")
+_REPRICE = text("""
+UPDATE usage SET cost_usd = :cost_usd, full_cost_usd = :full_cost_usd, price_version = :version
+WHERE id = :id
+""")
 
 
 def reprice(connection: Connection, prices: Sequence[dict[str, object]]) -> None:
-    """Write new costs: `id`, `cost_usd` and `version` each."""
+    """Write new costs: `id`, `cost_usd`, `full_cost_usd` and `version` each."""
     if prices:
         connection.execute(_REPRICE, list(prices))

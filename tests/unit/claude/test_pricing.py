@@ -8,7 +8,7 @@ from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import get_snapshot
 
 from sandbox.claude.models import MODELS
-from worker.claude.pricing import cost_usd, price_version
+from worker.claude.pricing import cost_usd, full_cost_usd, price_version
 from worker.claude.reply import Tokens
 
 MODEL = "claude-sonnet-5-5"
@@ -112,3 +112,10 @@ def test_a_call_costs_what_it_did_on_its_day() -> None:
     assert then is not None
     assert now is not None
     assert then > now
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_full_price_knows_no_prompt_cache(model: str) -> None:
+    tokens = Tokens(input=7, cache_read=11, cache_write_5m=13, cache_write_1h=17, output=19)
+
+    assert full_cost_usd(model, tokens) == price(model, input=7 + 11 + 13 + 17, output=19)

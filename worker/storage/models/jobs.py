@@ -218,9 +218,13 @@ class UsageRow(Base):
     schema_sha256: Mapped[str | None]
     failed_checks: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     service: Mapped[str | None]
+    source: Mapped[str] = mapped_column(server_default=text("'api'"))
+    source_job_id: Mapped[UUID | None]
+    full_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
 
     __table_args__ = (
         one_of("outcome", OUTCOMES),
+        one_of("source", SOURCES),
         not_negative(
             "attempt",
             "call",
