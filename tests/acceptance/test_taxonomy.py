@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -91,8 +92,17 @@ def fleet(system: System) -> Iterator[Fleet]:
     workers.stop()
 
 
-@pytest.fixture(scope="module", params=["plain", "streamed"])
-def run(request: pytest.FixtureRequest, system: System, fleet: Fleet) -> Run:
+@pytest.fixture(scope="module")
+def run_of(system: System, fleet: Fleet) -> Callable[[str], Run]:
+    """The run of one way of receiving replies, made when it is first asked for.
+
+    Once only: it closes a model's class for a day. A fixture with parameters would be made anew
+    whenever the tests of the other way came in between, as they do when test processes share work.
+    """
+    return functools.cache(lambda way: run_all(system, way))
+
+
+def run_all(system: System, way: str) -> Run:
     """All rows at once: a job each, and for each the faults that strike it alone."""
     system.claude.reset()
     system.claude.configure(latency=0.0)
@@ -101,9 +111,9 @@ def run(request: pytest.FixtureRequest, system: System, fleet: Fleet) -> Run:
     for row in ROWS:
         faults = json.dumps(row.faults).replace(IN_TWO_SECONDS, header)
         system.claude.faults(*({"match": row.marker} | fault for fault in json.loads(faults)))
-    rows = [row for row in ROWS if row.only in (None, request.param)]
+    rows = [row for row in ROWS if row.only in (None, way)]
     jobs = {row.name: uuid4() for row in rows}
-    enqueue(system, jobs, rows, stream=request.param == "streamed")
+    enqueue(system, jobs, rows, stream=way == "streamed")
     system.all_end(seconds=60)
     requests = system.requests()
     return Run(
@@ -142,7 +152,9 @@ def ending(system: System, job_id: UUID, entries: list[LedgerEntry]) -> Ending:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_row(run: Run, row: Row) -> None:
+@pytest.mark.parametrize("way", ["plain", "streamed"])
+def test_row(run_of: Callable[[str], Run], row: Row, way: str) -> None:
+    run = run_of(way)
     if row.name not in run.endings:
         return  # what only the other way of receiving a reply can meet
     ended = run.endings[row.name]
