@@ -29,7 +29,7 @@ up: $(READY)  ## run the whole stack until Ctrl-C
 	@$(BIN)/python -m sandbox.up
 
 test: $(READY)  ## run every test
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 browser:  ## install Chromium, which the tests of the review page need, where that is possible
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \

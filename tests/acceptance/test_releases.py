@@ -84,7 +84,7 @@ def test_a_rollback_reaches_every_worker_within_a_second(
     """Under load, with jobs queued, in the broker, waiting in slots and running."""
     claude.configure(latency=0.05)
     release(v1_1=100)
-    jobs = enqueue(800)
+    jobs = enqueue(300)
 
     def began(version: str) -> int:
         """Workers that have run a job with that version since the newest release."""
@@ -98,7 +98,7 @@ def test_a_rollback_reaches_every_worker_within_a_second(
 
     system.eventually(lambda: began("1.1") == WORKERS, "not all workers took part")
     back = rollback()
-    jobs += enqueue(400)
+    jobs += enqueue(150)
     system.eventually(lambda: began("1.0") == WORKERS, "not all workers went back")
     for job in jobs:
         job.wait(timeout=60)
