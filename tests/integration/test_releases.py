@@ -2,96 +2,40 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
 
+from tests.integration.release_world import (
+    Process,
+    back,
+    library_in,
+    put,
+    write,
+)
 from tests.integration.steps import CALL, TERMS, claim, dispatch, enqueue, new_job
-from worker.engine import releasing
-from worker.engine.catalog import Catalog, register
-from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
+from worker.engine.catalog import register
+from worker.engine.choose import Choice, UnfitRelease, Unrunnable
 from worker.engine.pins import pin_to
 from worker.engine.prompts import PromptLibrary
-from worker.engine.registry import Registry
-from worker.engine.serving import ServedModels, Serving
-from worker.engine.task import Task, TaskInput, TaskOutput
-from worker.errors import InvalidInput, UnknownPromptVersion
+from worker.engine.serving import ServedModels
 from worker.storage import releases
 from worker.storage.claim import Hints, claim_and_open
 from worker.storage.engine import transaction
 
-WHO = {"by": "ada"}
-
-
-class Text(TaskInput):
-    text: str
-
-
-class Answer(TaskOutput):
-    answer: str
-
-
-TASK = Task(name="t", input=Text, output=Answer)
-
-
-def write(folder: Path, version: str, model: str = "m", template: str = "{{ text }}") -> None:
-    (folder / "t").mkdir(exist_ok=True)
-    content = f"model = '{model}'\nmax_tokens = 9\nsystem = 's'\ntemplate = '{template}'\n"
-    (folder / "t" / f"{version}.toml").write_text(content)
-
 
 @pytest.fixture
 def library(tmp_path: Path) -> PromptLibrary:
-    """Versions 1.0, 1.1 and 1.2 of the prompt `t`."""
-    for version in ("1.0", "1.1", "1.2"):
-        write(tmp_path, version, model=f"model-{version}", template=f"{{{{ text }}}} {version}")
-    return PromptLibrary.load(tmp_path)
+    return library_in(tmp_path)
 
 
 @pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
     with transaction(engine) as connection:
         yield connection
-
-
-class Process:
-    """What a worker process knows."""
-
-    def __init__(self, library: PromptLibrary) -> None:
-        self.registry = Registry({"t": TASK}, library)
-        self.serving, self.catalog = Serving(), Catalog(library)
-        self.chooser = Chooser(self.registry, self.serving, self.catalog)
-
-    def choose(self, engine: Engine, **options: Any) -> Choice:
-        """The choice for a job that is enqueued, dispatched and claimed now."""
-        (job_id,) = enqueue(engine, new_job(**options))
-        with transaction(engine) as connection:
-            dispatch(connection)
-        with transaction(engine) as connection:
-            taken = claim(connection, job_id)
-            assert taken is not None
-            return self.chooser.choose(connection, taken)
-
-
-def put(engine: Engine, library: PromptLibrary, **shares: float) -> releases.Release:
-    """Release versions, as `v1_0=90`."""
-    points = {name[1:].replace("_", "."): round(percent * 100) for name, percent in shares.items()}
-    with transaction(engine) as connection:
-        return releasing.release(connection, library, "t", points, **WHO)
-
-
-def back(engine: Engine, library: PromptLibrary, *version: str) -> releases.Release:
-    with transaction(engine) as connection:
-        made = releasing.rollback(connection, library, "t", *version, **WHO)
-    assert made is not None
-    return made
 
 
 def test_without_a_release_the_highest_version_serves(
@@ -308,145 +252,6 @@ def test_a_choice_stops_holding_when_something_else_is_released(
     assert hold() == [False, True]
     put(engine, library, v1_0=100)
     assert hold() == [True, True]
-
-
-class TestGoingBack:
-    def test_each_rollback_goes_one_release_further(
-        self, engine: Engine, library: PromptLibrary
-    ) -> None:
-        for shares in ({"v1_0": 100}, {"v1_1": 100}, {"v1_2": 100}):
-            put(engine, library, **shares)
-
-        served = [back(engine, library).weights for _ in range(2)]
-
-        assert served == [{"1.1": 100}, {"1.0": 100}]
-        with pytest.raises(InvalidInput, match=r"t has no earlier release: name the version"):
-            back(engine, library)
-        put(engine, library, v1_2=100)
-        assert back(engine, library).weights == {"1.0": 100}
-
-    def test_it_can_name_an_earlier_version_with_the_content_it_had(
-        self, engine: Engine, library: PromptLibrary, tmp_path: Path
-    ) -> None:
-        put(engine, library, v1_1=100)
-        put(engine, library, v1_2=100)
-        write(tmp_path, "1.1", template="{{ text }} edited")
-
-        made = back(engine, PromptLibrary.load(tmp_path), "1.1")
-
-        assert made.sha256 == {"1.1": library.get("t", "1.1").sha256}
-        assert Process(library).choose(engine).prompt.version == "1.1"
-
-    def test_a_version_older_than_what_serves_needs_no_release_before(
-        self, engine: Engine, library: PromptLibrary
-    ) -> None:
-        assert back(engine, library, "1.0").weights == {"1.0": 100}
-
-    def test_a_version_that_never_served_is_no_way_back(
-        self, engine: Engine, library: PromptLibrary
-    ) -> None:
-        put(engine, library, v1_1=100)
-
-        with pytest.raises(InvalidInput, match=r"t/1.2 never served: a rollback goes back"):
-            back(engine, library, "1.2")
-        with pytest.raises(UnknownPromptVersion):
-            back(engine, library, "9")
-
-    def test_a_version_that_some_users_had_is_no_way_back(
-        self, engine: Engine, library: PromptLibrary
-    ) -> None:
-        put(engine, library, v1_0=90, v1_1=10)
-
-        with pytest.raises(InvalidInput, match=r"t/1.1 never served everybody: a rollback goes"):
-            back(engine, library, "1.1")
-        assert back(engine, library, "1.0").weights == {"1.0": 100}
-
-    @pytest.mark.parametrize("released", [["1.1"], ["1.0", "1.1"]])
-    def test_after_one_to_a_named_version_it_does_not_go_on_again(
-        self, engine: Engine, library: PromptLibrary, released: list[str]
-    ) -> None:
-        for version in released:
-            put(engine, library, **{f"v{version.replace('.', '_')}": 100})
-        back(engine, library, "1.0")
-
-        with pytest.raises(InvalidInput, match=r"t has no earlier release"):
-            back(engine, library)
-        put(engine, library, v1_2=100)
-        assert back(engine, library).weights == {"1.0": 100}
-        with pytest.raises(InvalidInput, match=r"t has no earlier release"):
-            back(engine, library)
-
-    def test_it_does_nothing_when_somebody_else_was_faster(
-        self, engine: Engine, library: PromptLibrary, connection: Connection
-    ) -> None:
-        watched = put(engine, library, v1_0=100)
-        put(engine, library, v1_1=100)
-
-        made = releasing.rollback(
-            connection, library, "t", by="watchdog", only_from=watched.id, reason="drift"
-        )
-
-        assert made is None
-
-
-def test_a_release_that_changes_nothing_is_refused(engine: Engine, library: PromptLibrary) -> None:
-    put(engine, library, v1_0=90, v1_1=10)
-
-    with pytest.raises(InvalidInput, match=r"nothing to do: release 1 of t says just that"):
-        put(engine, library, v1_1=10, v1_0=90)
-
-
-def waiters(engine: Engine) -> int:
-    """Connections that wait for somebody else's release."""
-    with transaction(engine) as connection:
-        counted = connection.execute(
-            text("""SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event = 'advisory'""")
-        )
-        return int(counted.scalar_one())
-
-
-class TestTheHistory:
-    @pytest.mark.parametrize(
-        "statement", ["UPDATE prompt_releases SET reason = 'x'", "DELETE FROM prompt_releases"]
-    )
-    def test_it_only_grows(self, engine: Engine, library: PromptLibrary, statement: str) -> None:
-        put(engine, library, v1_0=100)
-
-        with (
-            pytest.raises(DBAPIError, match="prompt_releases is a history"),
-            transaction(engine) as c,
-        ):
-            c.execute(text(statement))
-
-    def test_numbers_are_in_the_order_of_commits(
-        self,
-        engine: Engine,
-        library: PromptLibrary,
-        environment: dict[str, str],
-        eventually: Callable[..., None],
-    ) -> None:
-        """Whoever inserts by hand waits for an earlier release, before the number is drawn."""
-        insert = """INSERT INTO prompt_releases (prompt, kind, weights, sha256, allocation,
-                    released_by, reason)
-                    VALUES ('t', 'release', '{}', '{}', '[["1.0", 0, 10000]]', 'x', '')"""
-        done = threading.Event()
-
-        def by_hand() -> None:
-            with psycopg.connect(environment["DATABASE_URL"]) as other:
-                other.execute(insert)
-            done.set()
-
-        with transaction(engine) as connection:
-            mine = releasing.release(connection, library, "t", {"1.0": 10_000}, **WHO)
-            thread = threading.Thread(target=by_hand)
-            thread.start()
-            eventually(lambda: waiters(engine) == 1, "the second release did not wait")
-            assert not done.is_set()
-        thread.join(10)
-
-        with transaction(engine) as connection:
-            assert [each.id for each in releases.history(connection, "t")] == [mine.id + 1, mine.id]
 
 
 def test_a_choice_made_before_the_claim_is_the_one_that_the_claim_would_make(
