@@ -36,6 +36,8 @@ from worker.engine.relay import Relay
 from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServedModels, Serving, ServingLoop
 from worker.engine.settling import Ended
+from worker.engine.warmgate import WarmGate
+from worker.engine.warmth import Warmth
 from worker.errors import ClaudeJobsError, ConfigurationError
 from worker.limits.limiter import Limiter
 from worker.settings import get_settings
@@ -131,6 +133,7 @@ def _prepare_worker(**_: Any) -> None:
         preparer,
         clients,
         Gate(_limiter()),
+        WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds),
         holdings,
         watchdog,
         worker_name,

@@ -149,6 +149,15 @@ class Settings(ApiSettings):
         description="The part of Claude's limits that this fleet may use, where others share the "
         "account.",
     )
+    prompt_cache_wait_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=60,
+        description="How long a job waits in its slot at most for another one to fill Claude's "
+        "prompt cache with the system prompt that both have; see docs/prompt-caching.md. Shorter "
+        "than Claude takes to begin a reply, the wait is in vain. 0: nobody waits, and each call "
+        "that is made meanwhile pays for the write.",
+    )
     lease_seconds: float = Field(
         30.0,
         ge=2,

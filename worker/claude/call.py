@@ -12,7 +12,7 @@ from worker.claude.clients import CallClient, ClientStack
 from worker.claude.failures import aborted, classify
 from worker.claude.incoming import Incoming
 from worker.claude.inflight import CallControl
-from worker.claude.reply import Reply, read_message
+from worker.claude.reply import Reply, Tokens, read_message
 from worker.claude.request import Request
 
 #: A connection that takes longer is not going to happen.
@@ -44,19 +44,20 @@ def call_claude(
     *,
     stream: bool = False,
     on_text: Callable[[str], None] = lambda text: None,
+    on_begin: Callable[[Tokens], None] = lambda tokens: None,
 ) -> Reply:
     """Send `request` once and return the reply, whatever its text says.
 
     `control` lets other threads end the call. The reply is streamed if asked for, and when it may
-    be too long to come in one piece. `on_text` gets each piece of a streamed text as it arrives,
-    and must neither wait nor raise.
+    be too long to come in one piece. Of a streamed one, `on_begin` gets the tokens of its input,
+    and `on_text` each piece of the text as it arrives; both must neither wait nor raise.
 
     Raises:
         CallFailed: there is no reply, classified; `aborted` says why if it was ended by us, and
             `partial` holds what had arrived.
     """
     stream = stream or request.max_tokens > MOST_TOKENS_UNSTREAMED
-    incoming = Incoming(on_text) if stream else None
+    incoming = Incoming(on_text, on_begin) if stream else None
     started = time.monotonic()
     if control.reason is not None:
         raise aborted(control.reason, 0)

@@ -33,11 +33,16 @@ class ErrorEvent(Exception):
 class Incoming:
     """A reply on its way. `complete` once `message_stop` has come.
 
-    `on_text` gets each piece of the text as it comes.
+    `on_begin` gets what the first event says of the input, `on_text` each piece of the text.
     """
 
-    def __init__(self, on_text: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        on_text: Callable[[str], None] = lambda text: None,
+        on_begin: Callable[[Tokens], None] = lambda tokens: None,
+    ) -> None:
         self._on_text = on_text
+        self._on_begin = on_begin
         self._started = time.monotonic()
         self._events = EventReader()
         self._headers: Mapping[str, str] = {}
@@ -104,6 +109,7 @@ class Incoming:
                 message = event["message"]
                 self._usage = _checked(message["usage"])
                 self._model = _NAME.validate_python(message["model"])
+                self._on_begin(Tokens.from_usage(WireUsage.model_validate(self._usage)))
             case "message_delta":
                 delta = event["delta"]
                 self._stop_reason = _NAME.validate_python(delta["stop_reason"])

@@ -25,6 +25,7 @@ class CallControl:
         self._lock = threading.Lock()
         self._client: CallClient | None = None
         self._ended = threading.Event()
+        self._bell: threading.Event | None = None
         self.deadline: float | None = None
         #: When a stream that has begun counts as stalled.
         self.silent_until: float | None = None
@@ -35,12 +36,27 @@ class CallControl:
         with self._lock:
             self.reason = self.reason or reason
             self._ended.set()
+            if self._bell is not None:
+                self._bell.set()
             if self._client is not None:
                 self._client.shut_down()
 
     def wait(self, seconds: float) -> bool:
         """Wait before the call; True if it was ended meanwhile."""
         return self._ended.wait(seconds)
+
+    @contextmanager
+    def ringing(self, bell: threading.Event) -> Iterator[None]:
+        """The block in which `bell` is set as well when the call is ended."""
+        with self._lock:
+            self._bell = bell
+            if self._ended.is_set():
+                bell.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bell = None
 
     def forgive(self) -> None:
         """The reply is complete after all: that it was late does not concern the next call."""

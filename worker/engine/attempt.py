@@ -26,10 +26,12 @@ from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSe
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
+from worker.engine.prefix import prefix_of
 from worker.engine.prepare import Prepared, Preparer
 from worker.engine.records import record_of, record_of_failure
 from worker.engine.registry import AnyTask
 from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
+from worker.engine.warmgate import Passage, WarmGate
 from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
@@ -66,6 +68,7 @@ class Attempts:
         preparer: Preparer,
         clients: ClientStack,
         gate: Gate,
+        warm_gate: WarmGate,
         holdings: Holdings,
         watchdog: Watchdog,
         worker: str,
@@ -76,6 +79,7 @@ class Attempts:
         self._preparer = preparer
         self._clients = clients
         self._gate = gate
+        self._warm_gate = warm_gate
         self._holdings = holdings
         self._watchdog = watchdog
         self._settler = Settler(holdings)
@@ -147,9 +151,14 @@ class Attempts:
             # Of what the wait before it has left.
             timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
             patience = Patience(timeout, self._settings.stall_seconds)
-            stream = opened.claim.stream
             return call_claude(
-                self._clients, request, patience, control, stream=stream, on_text=live.delta
+                self._clients,
+                request,
+                patience,
+                control,
+                stream=opened.claim.stream or passage.leads,
+                on_text=live.delta,
+                on_begin=passage.begun,
             )
 
         def wanted() -> bool:
@@ -159,7 +168,18 @@ class Attempts:
         prompt, first = opened.choice.prompt, opened.is_first()
         longest = LONGEST_WAIT if first else LONGEST_FOLLOW_UP_WAIT
         name = f"{prompt.name}/{prompt.version}"
-        return self._gate.call(request, name, control, send, longest_wait=longest, wanted=wanted)
+        with self._passage(opened, request, control) as passage:
+            reply = self._gate.call(
+                request, name, control, send, longest_wait=longest, wanted=wanted
+            )
+            passage.answered(reply)
+            return reply
+
+    def _passage(self, opened: OpenCall, request: Request, control: CallControl) -> Passage:
+        """Waited for before a place in the rate limits is taken, which would be lost to others."""
+        prompt, task = opened.choice.prompt, opened.choice.task
+        prefix = prefix_of(prompt, self._preparer.schemas[task.name], request)
+        return self._warm_gate.enter(prefix, control)
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
