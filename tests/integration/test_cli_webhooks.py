@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from tests.integration.command import Rows, Run
 from tests.integration.steps import ERROR, new_job
 from worker.engine.signing import secrets_for
-from worker.storage import webhooks
+from worker.storage import webhook_queue, webhooks
 from worker.storage.engine import transaction
 from worker.storage.enqueue import insert_rejected
 
@@ -22,7 +22,8 @@ def test_deliveries_are_listed_and_posted_again(engine: Engine, run: Run, rows: 
     with transaction(engine) as connection:
         for _ in range(2):
             insert_rejected(connection, new_job(webhook_url=URL), dict(ERROR))
-        good, bad = webhooks.claim_deliveries(connection, limit=9, per_host=9)
+        due = webhook_queue.look(connection, per_host=9).due
+        good, bad = webhook_queue.claim(connection, due)
         webhooks.delivered(connection, good.id, 200)
         webhooks.delivery_failed(connection, bad, "HTTP 410", status=410, after=None)
 

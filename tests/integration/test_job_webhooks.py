@@ -24,7 +24,7 @@ from worker.engine.registry import Registry, load_registry
 from worker.engine.signing import secrets_for, signatures
 from worker.errors import ConfigurationError
 from worker.settings import get_settings
-from worker.storage import webhooks
+from worker.storage import webhook_queue, webhooks
 from worker.storage.control import cancel_jobs
 from worker.storage.engine import transaction
 from worker.storage.enqueue import NewJob, insert_jobs, insert_rejected
@@ -157,9 +157,10 @@ def due_now() -> None:
         connection.execute(text("UPDATE webhook_deliveries SET next_attempt_at = now()"))
 
 
-def claimed(limit: int = 10) -> list[webhooks.Ended]:
+def claimed(limit: int = 10) -> list[webhook_queue.Ended]:
     with transaction() as connection:
-        return webhooks.claim_deliveries(connection, limit=limit, per_host=100, with_output=True)
+        due = webhook_queue.look(connection, per_host=limit).due
+        return webhook_queue.claim(connection, due, with_output=True)
 
 
 def test_an_end_is_posted_as_standard_webhooks_has_it(
@@ -349,37 +350,6 @@ def test_many_workers_post_each_end_once(hook: Hook) -> None:
         list(threads.map(worker, range(6)))
 
     assert sorted(body["data"]["id"] for _, _, body in hook.requests) == sorted(ids)
-
-
-def test_a_host_that_hangs_takes_no_more_than_its_part(
-    hook: Hook, eventually: Callable[..., None]
-) -> None:
-    hook.answer = "hang"
-    for _ in range(30):
-        ended(hook.url)
-    well = Hook()
-    others = [ended(well.url) for _ in range(30)]
-    worker = loop()
-    worker.start()
-    try:
-        eventually(lambda: len(well.requests) == len(others), "the hanging host held up the other")
-        assert len(hook.requests) == 4
-        # The loop's own looks are transactions, too, but short ones.
-        eventually(lambda: open_transactions() == 0, "one is open while a webhook thinks")
-    finally:
-        worker.stop()
-        hook.release.set()
-        well.close()
-
-
-def open_transactions() -> int:
-    """Connections that have begun a transaction and say nothing."""
-    with transaction() as connection:
-        counted = connection.execute(
-            text("""SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND state LIKE 'idle in transaction%'""")
-        )
-        return int(counted.scalar_one())
 
 
 def test_a_task_with_a_webhook_needs_a_secret() -> None:

@@ -1,8 +1,8 @@
 """Posting to jobs' webhooks that they have ended, until it is taken, for a day.
 
-Of one host a process posts four at a time, of all sixteen; a host that hangs takes no more than its
-part. What is posted may arrive twice, when an answer or a worker was lost: `webhook-id` is the same
-then.
+A host or a service with a backlog does not hold up another one: see `webhook_queue` for what is
+looked at, `DeliverySlots` for what is posted first. What is posted may arrive twice, when an answer
+or a worker was lost: `webhook-id` is the same then.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import json
 import random
 import threading
 import time
-from collections import Counter
 from typing import Any
 
 import structlog
 
 from worker.engine import outgoing
+from worker.engine.delivery_slots import DeliverySlots
 from worker.engine.destination import addresses_of
 from worker.engine.loops import Loop
 from worker.engine.outgoing import NotDelivered
@@ -24,18 +24,20 @@ from worker.engine.registry import Registry
 from worker.engine.signing import secrets_for, signatures
 from worker.errors import ConfigurationError
 from worker.settings import Settings
-from worker.storage import webhooks
+from worker.storage import webhook_queue, webhooks
 from worker.storage.deliveries import FIRST_PAUSE, LONGEST_PAUSE
 from worker.storage.engine import transaction
-from worker.storage.webhooks import Ended
+from worker.storage.webhook_queue import Ended
 
 log = structlog.get_logger(__name__)
 
 _INTERVAL, _WHILE_BUSY = 1.0, 0.1
-#: Seconds for one exchange; with a slow resolver before it, below `webhooks.CLAIM_SECONDS`.
+#: And before the next look when a slot has become free for which something waits.
+_REFILL = 0.01
+#: Seconds for one exchange; with a slow resolver before it, below `CLAIM_SECONDS`.
 _TIMEOUT = 10.0
 #: Deliveries of this process at once, and how many of them to one host.
-_AT_ONCE, _PER_HOST = 16, 4
+_AT_ONCE, _PER_HOST = 32, 4
 _GONE = 410
 
 
@@ -50,38 +52,41 @@ class WebhookLoop(Loop):
         self._secrets = secret.get_secret_value() if secret else ""
         self._allow_private = settings.webhook_allow_private
         self._with_output = settings.webhook_output
-        self._in_flight: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._slots = DeliverySlots(_AT_ONCE, _PER_HOST)
+        self._resume: dict[str, str] = {}
 
     def step(self) -> float:
-        with self._lock:
-            free = _AT_ONCE - self._in_flight.total()
-            busy = [host for host, count in self._in_flight.items() if count >= _PER_HOST]
-        if not free:
-            return _WHILE_BUSY
+        self._slots.given_back.clear()
         with transaction() as connection:
             given_up = webhooks.give_up(connection)
-            due = webhooks.claim_deliveries(
+            found = webhook_queue.look(
                 connection,
-                limit=free,
                 per_host=_PER_HOST,
-                busy=busy,
-                with_output=self._with_output,
+                busy=self._slots.busy_hosts(),
+                resume=self._resume,
             )
-        for row in given_up:
-            log.error(
-                "webhook given up: it was tried for a day",
-                id=str(row["id"]),
-                job_id=str(row["job_id"]),
-                host=row["host"],
-            )
-        for ended in due:
-            # Not from an executor, whose threads a process waits for when it ends.
-            thread = threading.Thread(target=self._post, args=[ended], name="webhook", daemon=True)
-            with self._lock:
-                thread.start()  # which may fail; `_post` waits for the lock before it counts down
-                self._in_flight[ended.host] += 1
-        return _WHILE_BUSY if due else _INTERVAL * random.uniform(0.7, 1.3)  # noqa: S311
+            chosen = self._slots.choose(found.due)
+            claimed = webhook_queue.claim(connection, chosen, with_output=self._with_output)
+        self._resume = found.resume
+        for host, count in given_up.items():
+            log.error("webhook given up: it was tried for a day", host=host, deliveries=count)
+        for ended in claimed:
+            self._begin(ended)
+        if self._slots.busy_hosts() and self._slots.given_back.wait(_WHILE_BUSY):
+            return _REFILL
+        if found.due or found.resume or self._slots.taken:
+            return _WHILE_BUSY
+        return _INTERVAL * random.uniform(0.7, 1.3)  # noqa: S311 – spreads the workers
+
+    def _begin(self, ended: Ended) -> None:
+        # Not from an executor, whose threads a process waits for when it ends.
+        thread = threading.Thread(target=self._post, args=[ended], name="webhook", daemon=True)
+        self._slots.take(ended)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: it is due again when the claim is over
+            self._slots.give_back(ended)
+            raise
 
     def _post(self, ended: Ended) -> None:
         try:
@@ -89,10 +94,7 @@ class WebhookLoop(Loop):
         except Exception as error:  # Postgres is away: it is due again when the claim is over
             log.warning("webhook's outcome not noted", id=str(ended.id), error=type(error).__name__)
         finally:
-            with self._lock:
-                self._in_flight[ended.host] -= 1
-                if not self._in_flight[ended.host]:
-                    del self._in_flight[ended.host]
+            self._slots.give_back(ended)
 
     def deliver(self, ended: Ended) -> None:
         """Post it once, and note what came of it."""

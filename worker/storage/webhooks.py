@@ -1,92 +1,18 @@
-"""Jobs' ends on their way to webhooks; a trigger writes the rows, in the transaction of the end.
+"""Jobs' ends on their way to webhooks: what came of them, and the log of it.
 
-To claim a delivery is to put it off by a minute: that is committed before anything is sent, so no
-transaction is open meanwhile, and should the worker die, another one sends it then. What fails is
-due again after a pause that grows, for a day.
+A trigger writes the rows, in the transaction of the end. What fails is due again after a pause that
+grows, for a day. What is posted now, and by whom, is `webhook_queue`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-#: Seconds for which a claimed delivery is nobody else's: above the longest exchange.
-CLAIM_SECONDS = 60.0
-#: Due deliveries among which those of each host are counted.
-_LOOK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The end of a job, to be posted for the `attempt`-th time (from 1).
-
-    `output` is what the job left, if that was asked for and is still there.
-    """
-
-    id: UUID
-    url: str
-    host: str
-    attempt: int
-    job_id: UUID
-    service: str | None
-    task: str
-    state: str
-    finished_at: datetime
-    output: Any
-
-
-# Of each host a few at a time: one that does not answer must not take every slot.
-_CLAIM = text("""
-WITH due AS (
-    SELECT id, row_number() OVER (PARTITION BY host ORDER BY next_attempt_at) AS nth
-    FROM (
-        SELECT id, host, next_attempt_at FROM webhook_deliveries
-        WHERE next_attempt_at <= now() AND host <> ALL(:busy)
-        ORDER BY next_attempt_at
-        LIMIT :look
-    ) AS oldest
-), claimed AS (
-    UPDATE webhook_deliveries AS delivery
-    SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
-    WHERE id IN (
-        SELECT waiting.id FROM webhook_deliveries AS waiting JOIN due ON due.id = waiting.id
-        WHERE waiting.next_attempt_at <= now() AND due.nth <= :per_host
-        ORDER BY waiting.next_attempt_at
-        LIMIT :limit
-        FOR UPDATE OF waiting SKIP LOCKED
-    )
-    RETURNING id, url, host, attempts, job_id, service, task, state, finished_at
-)
-SELECT claimed.*, results.output FROM claimed
-LEFT JOIN results ON :with_output AND claimed.state = 'succeeded'
-    AND results.job_id = claimed.job_id
-""")
-
-
-def claim_deliveries(
-    connection: Connection,
-    *,
-    limit: int,
-    per_host: int,
-    busy: Collection[str] = (),
-    with_output: bool = False,
-) -> list[Ended]:
-    """Up to `limit` deliveries that are due, `per_host` of each host and none of a `busy` one."""
-    values = {
-        "limit": limit,
-        "per_host": per_host,
-        "busy": list(busy),
-        "with_output": with_output,
-        "claim": CLAIM_SECONDS,
-        "look": _LOOK,
-    }
-    return [Ended(*row) for row in connection.execute(_CLAIM, values)]
-
+from worker.storage.webhook_queue import Ended
 
 _DELIVERED = text("""
 UPDATE webhook_deliveries
@@ -100,11 +26,13 @@ def delivered(connection: Connection, delivery_id: UUID, status: int) -> None:
     connection.execute(_DELIVERED, {"id": delivery_id, "status": status})
 
 
-# Only the newest attempt counts: what a slow one has to say is old, and a success stands.
+# Only the newest attempt counts: what a slow one has to say is old, and a success stands. Nothing
+# is put off beyond its end, so that what is over is found there.
 _FAILED = text("""
 UPDATE webhook_deliveries
 SET status = :status, error = :error,
-    next_attempt_at = now() + make_interval(secs => cast(:after AS float))
+    next_attempt_at = CASE WHEN cast(:after AS float) IS NOT NULL THEN
+        least(now() + make_interval(secs => :after), greatest(now(), give_up_at)) END
 WHERE id = :id AND attempts = :attempt AND delivered_at IS NULL
 """)
 
@@ -118,16 +46,25 @@ def delivery_failed(
 
 
 _GIVE_UP = text("""
-UPDATE webhook_deliveries
-SET next_attempt_at = NULL, error = coalesce(error, 'no attempt was made in time')
-WHERE next_attempt_at <= now() AND give_up_at <= now()
-RETURNING id, job_id, host
+WITH given_up AS (
+    UPDATE webhook_deliveries
+    SET next_attempt_at = NULL, error = coalesce(error, 'no attempt was made in time')
+    WHERE id IN (
+        SELECT id FROM webhook_deliveries
+        WHERE next_attempt_at <= now() AND give_up_at <= now()
+        ORDER BY give_up_at
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING host
+)
+SELECT host, count(*) AS deliveries FROM given_up GROUP BY host ORDER BY host
 """)
 
 
-def give_up(connection: Connection) -> Sequence[RowMapping]:
-    """Stop trying what has been tried for a day; returns which."""
-    return connection.execute(_GIVE_UP).mappings().all()
+def give_up(connection: Connection, *, limit: int = 500) -> dict[str, int]:
+    """Stop trying what has been tried for a day; returns how many, by host."""
+    return {row.host: row.deliveries for row in connection.execute(_GIVE_UP, {"limit": limit})}
 
 
 _LIST = text("""

@@ -41,8 +41,15 @@ class WebhookDeliveryRow(Base):
     __table_args__ = (
         not_negative("attempts"),
         Index(
-            "webhook_deliveries_due",
+            "webhook_deliveries_in_turns",
+            text("coalesce(service, '')"),
+            "host",
             "next_attempt_at",
+            postgresql_where=text("next_attempt_at IS NOT NULL"),
+        ),
+        Index(
+            "webhook_deliveries_to_give_up",
+            "give_up_at",
             postgresql_where=text("next_attempt_at IS NOT NULL"),
         ),
         Index("webhook_deliveries_by_job", "job_id"),
