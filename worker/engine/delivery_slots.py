@@ -67,10 +67,9 @@ class DeliverySlots:
     def give_back(self, ended: Ended) -> None:
         """Count one that is over."""
         with self._lock:
-            for counter, key in ((self._hosts, ended.host), (self._services, ended.service)):
-                counter[key] -= 1
-                if not counter[key]:
-                    del counter[key]
+            # What is left holds no zeros: hosts come and go.
+            self._hosts -= Counter([ended.host])
+            self._services -= Counter([ended.service])
         self.given_back.set()
 
 
