@@ -1,4 +1,4 @@
-"""Posting to a webhook: one exchange, bounded in time, without redirects, its answer's body unread.
+"""Posting to a webhook: one exchange, bounded in time and size, without redirects.
 
 Where it goes is either up to whoever runs this – then the environment's proxies and resolver are
 asked as usual – or was checked by the caller, and then nothing but the checked addresses is called:
@@ -8,6 +8,7 @@ no proxy, no second look at the name, which might have another answer.
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import threading
@@ -23,6 +24,8 @@ from urllib.parse import unquote, urlsplit
 
 #: Between two attempts to end an exchange whose time is up (seconds).
 _AGAIN = 0.25
+#: Of an answer, in bytes; its body is not read.
+_LONGEST_HEAD = 65_536
 
 
 class NotDelivered(Exception):
@@ -64,10 +67,7 @@ def post(
         all_headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
     request = urllib.request.Request(target, body, all_headers, method="POST")  # noqa: S310 – checked
     connections = _Connections(addresses)
-    handlers: list[Any] = [connections, _NoRedirects]
-    if addresses is not None:
-        handlers.append(urllib.request.ProxyHandler({}))
-    opener = urllib.request.build_opener(*handlers)
+    opener = _opener(connections, proxies=addresses is None)
     over = threading.Event()
     arguments = (over, timeout)
     threading.Thread(target=connections.end_after, args=arguments, daemon=True).start()
@@ -91,9 +91,16 @@ def post(
     return status
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
+def _opener(connections: _Connections, *, proxies: bool) -> urllib.request.OpenerDirector:
+    """Of urllib's handlers none that follows a redirect, reads a file or asks an FTP server."""
+    opener = urllib.request.OpenerDirector()
+    if proxies:
+        opener.add_handler(urllib.request.ProxyHandler())
+    opener.add_handler(connections)
+    opener.add_handler(urllib.request.UnknownHandler())
+    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
+    return opener
 
 
 @lru_cache(maxsize=1)
@@ -137,13 +144,15 @@ class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
                 socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
 
     def _connect(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        self._connection = self._pinned(http.client.HTTPConnection(host, **options))
-        return self._connection
+        return self._prepared(http.client.HTTPConnection(host, **options))
 
     def _connect_tls(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        connection = http.client.HTTPSConnection(host, context=_tls(), **options)
+        return self._prepared(http.client.HTTPSConnection(host, context=_tls(), **options))
+
+    def _prepared(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
+        connection.response_class = _Answer
         self._connection = self._pinned(connection)
-        return self._connection
+        return connection
 
     def _pinned(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
         """The connection, to the addresses whatever its host is; a certificate must be the host's.
@@ -173,6 +182,25 @@ class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
         # http.client's own seam: what it calls in place of socket.create_connection.
         connection._create_connection = dial  # type: ignore[attr-defined]
         return connection
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head ends; http.client alone reads any number of interim answers."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = _Head(self.fp.detach())
+
+
+class _Head(io.BufferedReader):
+    _left = _LONGEST_HEAD
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise NotDelivered(f"its answer has more than {_LONGEST_HEAD:,} bytes of headers")
+        return line
 
 
 def _without_login(url: str) -> tuple[str, str]:
