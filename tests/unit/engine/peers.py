@@ -28,6 +28,7 @@ class Peer:
         self.connections = 0
         self.broken_off = threading.Event()
         self._act = act
+        self._open: list[socket.socket] = []
         self._server = socket.create_server((address, port))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -37,6 +38,7 @@ class Peer:
             while True:
                 connection, _ = self._server.accept()
                 self.connections += 1
+                self._open.append(connection)
                 threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -48,10 +50,10 @@ class Peer:
                 self.broken_off.set()
 
     def close(self) -> None:
-        # Closing alone leaves the thread that accepts where it is.
-        with suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        for each in (self._server, *self._open):
+            with suppress(OSError):  # closing alone leaves threads where they are
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
 
 
 def read_request(connection: socket.socket) -> None:
