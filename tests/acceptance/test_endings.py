@@ -99,6 +99,18 @@ def test_listeners_and_webhooks_are_told_of_every_end(
     assert hook.url not in worker.log_text()
 
 
+def test_a_task_s_webhook_is_told_of_jobs_that_name_none(
+    start: Callable[[str], Service], hook: Hook, eventually: Callable[..., None]
+) -> None:
+    start("d")
+    with transaction() as connection:  # as a worker that knows such a task does when it starts
+        connection.execute(text("UPDATE tasks SET webhook_url = :url"), {"url": hook.url})
+        told = connection.execute(text("SELECT enqueue_job('summarize_text', '{}')")).scalar_one()
+
+    eventually(lambda: len(hook.requests) == 1)
+    assert hook.requests[0][2]["data"]["id"] == str(told)
+
+
 def test_what_a_worker_dies_over_another_one_posts(
     start: Callable[[str], Service],
     hook: Hook,

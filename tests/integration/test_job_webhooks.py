@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +131,38 @@ def owed(connection: Connection) -> list[Any]:
     return [tuple(row) for row in rows]
 
 
+HOSTILE = [
+    "https://shop.example/\r\nX-Forwarded-For: 127.0.0.1",
+    "https://shop.example\r\nHost: 127.0.0.1/",
+    "https://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example/",
+    "https://" + "\N{SNOWMAN}" * 10_000 + ".example/",
+    "https://shop.example/" + "x" * 10_000,
+    "gopher://127.0.0.1:25/_MAIL",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "https://",
+    "https://[::1",
+    "https://shop.example:99999/",
+    "",
+]
+
+
+def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_nobody_is_called() -> None:
+    """As an owner's own INSERT has it, which nobody has checked."""
+    for url in HOSTILE:
+        job = new_job(webhook_url=url)
+        with transaction() as connection:
+            succeed(connection, job)
+        (it,) = claimed()
+
+        loop().deliver(it)
+
+        assert "its URL " in stored(job.id).error
+        assert len(stored(job.id).host) <= 255
+        with transaction() as connection:
+            connection.execute(text("DELETE FROM webhook_deliveries"))
+
+
 def test_what_does_not_end_a_job_owes_nothing() -> None:
     with transaction() as connection:
         held = run(connection, new_job(webhook_url=URL))
@@ -193,9 +228,20 @@ def test_an_end_is_posted_as_standard_webhooks_has_it(
         secrets_for(SECRETS, "shop"), headers["webhook-id"], sent_at, hook.bodies[0]
     )
     assert len(headers["webhook-signature"].split()) == 2
+    (secret, _) = secrets_for(SECRETS, "shop")
+    assert spec_signature(secret, headers, hook.bodies[0]) in headers["webhook-signature"].split()
     assert (row.attempts, row.status, row.next_attempt_at, row.error) == (1, 200, None, None)
     assert worker.step() > 0.5
     assert len(hook.requests) == 1
+
+
+def spec_signature(secret: str, headers: dict[str, str], body: bytes) -> str:
+    """A signature as the specification has it, in its own words and with nothing of ours."""
+    key = base64.b64decode(secret.split("_")[1])
+    signed = b".".join(
+        [headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body]
+    )
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 def test_an_output_is_posted_if_that_is_set(hook: Hook) -> None:

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
+from worker.storage.retention import delete_old
+
 #: More of the same is counted in the alert that there is, for so long from its first occurrence.
 REPEAT_SECONDS = 3600.0
 
@@ -125,15 +127,7 @@ def acknowledge(connection: Connection, ids: Sequence[UUID] | None, *, by: str) 
     return set(connection.execute(_ACKNOWLEDGE, values).scalars())
 
 
-_PRUNE = text("""
-DELETE FROM alerts WHERE id IN (
-    SELECT id FROM alerts
-    WHERE last_at < now() - make_interval(secs => :older_than)
-    ORDER BY last_at
-    LIMIT :limit
-    FOR UPDATE SKIP LOCKED
-)
-""")
+_PRUNE = delete_old("alerts", "last_at")
 
 
 def prune(connection: Connection, *, older_than: float, limit: int = 500) -> int:

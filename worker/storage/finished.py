@@ -1,7 +1,7 @@
 """Saying that jobs have ended, for whoever listens on `job_finished`.
 
 It is a hint: it says nothing but an id, it is lost on those who do not listen, and a worker that
-dies takes what it had not said with it. Look at the job first, then listen, and look now and then.
+dies takes what it had not said with it. Listen first, then look at the job, and look now and then.
 """
 
 from __future__ import annotations

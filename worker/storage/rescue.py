@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from worker.storage.finished import say_finished
+from worker.storage.retention import delete_old
 
 #: A job whose worker died so often is failed: it is probably what kills them.
 MAX_RESCUES = 3
@@ -122,15 +123,7 @@ def requeue_lost_messages(
     return connection.execute(_LOST, values).rowcount
 
 
-_PRUNE = text("""
-DELETE FROM jobs WHERE id IN (
-    SELECT id FROM jobs
-    WHERE state = :state AND finished_at < now() - make_interval(secs => :older_than)
-    ORDER BY finished_at
-    LIMIT :limit
-    FOR UPDATE SKIP LOCKED
-)
-""")
+_PRUNE = delete_old("jobs", "finished_at", "state = :state")
 
 
 def prune(connection: Connection, state: str, *, older_than: float, limit: int = 500) -> int:

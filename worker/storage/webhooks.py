@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
+from worker.storage.retention import delete_old
 from worker.storage.webhook_queue import Ended
 
 _DELIVERED = text("""
@@ -107,15 +108,7 @@ def retry(connection: Connection, *, ids: Sequence[UUID] | None, since: datetime
     return set(connection.execute(_RETRY, values).scalars())
 
 
-_PRUNE = text("""
-DELETE FROM webhook_deliveries WHERE id IN (
-    SELECT id FROM webhook_deliveries
-    WHERE created_at < now() - make_interval(secs => :older_than)
-    ORDER BY created_at
-    LIMIT :limit
-    FOR UPDATE SKIP LOCKED
-)
-""")
+_PRUNE = delete_old("webhook_deliveries", "created_at")
 
 
 def prune(connection: Connection, *, older_than: float, limit: int = 500) -> int:
