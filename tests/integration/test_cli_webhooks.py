@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from sqlalchemy import Engine
 
 from tests.integration.command import Rows, Run
@@ -60,3 +61,21 @@ def test_a_service_is_given_its_secrets(run: Run) -> None:
         assert "CLAUDE_JOBS_WEBHOOK_SECRET is malformed: expected whsec_" in line
         assert wrong not in line
     assert SECRETS not in run("config", CLAUDE_JOBS_WEBHOOK_SECRET=SECRETS).out
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("ftp://shop.example/", "webhook_url is malformed: expected https://host/path"),
+        ("https://shop.example/\r\nX: y", "webhook_url has characters that must be %-encoded"),
+        ("https://b\N{SNOWMAN}.example/", "written as xn--"),
+        ("https://shop.example/" + "x" * 10_000, "webhook_url has 10,021 characters"),
+        ("https://a:b@shop.example:99999/", "webhook_url is malformed"),
+    ],
+)
+def test_a_webhook_that_is_none_is_one_line(run: Run, url: str, problem: str) -> None:
+    known = "-i", "text=x", "-i", "max_words=5", "-i", "audience=all"
+    line = run("enqueue", "summarize_text", *known, "--webhook-url", url).line
+
+    assert problem in line
+    assert "shop.example" not in line

@@ -30,7 +30,7 @@ def malformed_url(url: str) -> str | None:
     if len(url) > _LONGEST:
         return f"has {len(url):,} characters; {_LONGEST:,} are the most"
     if not re.fullmatch(r"[!-~]+", url):
-        return "has characters that must be %-encoded"
+        return "has characters that must be %-encoded, or in its host written as xn--…"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -48,7 +48,8 @@ def test_what_is_near_is_told_from_what_is_public() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "0", "[::1]",
+    ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "0",
+     "0x7f000001", "017700000001", "[::1]", "[::ffff:7f00:1]",
      "[::ffff:127.0.0.1]", "user:secret@127.0.0.1:8080"],
 )  # fmt: skip
 def test_however_loopback_is_written_it_is_refused(host: str) -> None:

@@ -148,6 +148,7 @@ def test_what_is_not_json_is_refused(value: object) -> None:
         ({"model": "\0"}, "model: a NUL"),
         ({"webhook_url": "shop.example/done"}, "webhook_url is malformed: expected https://host"),
         ({"webhook_url": "ftp://shop.example"}, "webhook_url is malformed"),
+        ({"webhook_url": "https://b\N{SNOWMAN}.example/"}, "written as xn--"),
         ({"webhook_url": "https://[::1/"}, "webhook_url is malformed"),
         ({"webhook_url": "https://host:99999/"}, "webhook_url is malformed"),
         ({"webhook_url": "https://host/a\r\nX: y"}, "webhook_url has characters that must be"),
