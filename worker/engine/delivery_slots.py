@@ -67,7 +67,7 @@ class DeliverySlots:
     def give_back(self, ended: Ended) -> None:
         """Count one that is over."""
         with self._lock:
-            # What is left holds no zeros: hosts come and go.
+            # So no zeros are left: hosts come and go.
             self._hosts -= Counter([ended.host])
             self._services -= Counter([ended.service])
         self.given_back.set()

@@ -31,9 +31,9 @@ from worker.storage.webhook_queue import Ended
 
 log = structlog.get_logger(__name__)
 
-_INTERVAL, _WHILE_BUSY = 1.0, 0.1
-#: And before the next look when a slot has become free for which something waits.
-_REFILL = 0.01
+#: Seconds between two looks: with nothing to do, with something, and when a slot became free that
+#: somebody waits for.
+_INTERVAL, _WHILE_BUSY, _REFILL = 1.0, 0.1, 0.01
 #: Seconds for one exchange; with a slow resolver before it, below `CLAIM_SECONDS`.
 _TIMEOUT = 10.0
 #: Deliveries of this process at once, and how many of them to one host.
