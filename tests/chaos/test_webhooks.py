@@ -30,7 +30,7 @@ def test_webhooks_that_are_taken_while_postgres_is_down_are_posted_again(
     hook.answer = "hang"
     ids = {str(job_id) for job_id in system.enqueue(3)}
     system.sql("UPDATE jobs SET webhook_url = %(url)s", url=hook.url)
-    (worker,) = fleet.start(**SETTINGS)
+    (worker,) = fleet.start(1, **SETTINGS)
     system.eventually(lambda: len(hook.requests) == len(ids), "they were not posted")
 
     system.stack.postgres.kill()

@@ -38,6 +38,15 @@ def open_usage(connection: Connection, claimed: Claim) -> int:
     return open_call(connection, claimed, CALL)
 
 
+def run(connection: Connection, job: NewJob) -> tuple[Claim, int]:
+    """Insert a job, claim it and open its usage row."""
+    insert_jobs(connection, [job])
+    dispatch(connection)
+    taken = claim(connection, job.id)
+    assert taken is not None
+    return taken, open_usage(connection, taken)
+
+
 def succeed(connection: Connection, taken: Claim, usage_id: int) -> bool:
     return settle.succeed(
         connection,

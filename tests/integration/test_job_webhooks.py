@@ -1,4 +1,4 @@
-"""The ends of jobs: none is forgotten, each is posted, signed, to where it may be."""
+"""The ends of jobs: each is posted, signed, to where it may be, until it is taken."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from sandbox.process import free_port
 from tests.integration import steps
 from tests.integration.hook import SECRET, Hook
-from tests.integration.steps import ERROR, claim, dispatch, new_job, open_usage
+from tests.integration.steps import new_job, run
 from worker.engine import job_webhooks
 from worker.engine.job_webhooks import WebhookLoop, check_webhooks
 from worker.engine.outgoing import NotDelivered, post
@@ -28,10 +28,7 @@ from worker.engine.signing import secrets_for, signatures
 from worker.errors import ConfigurationError
 from worker.settings import get_settings
 from worker.storage import webhook_queue, webhooks
-from worker.storage.control import cancel_jobs
 from worker.storage.engine import transaction
-from worker.storage.enqueue import NewJob, insert_jobs, insert_rejected
-from worker.storage.rescue import MAX_RESCUES, rescue_expired
 
 pytestmark = pytest.mark.usefixtures("producer")
 
@@ -43,92 +40,6 @@ def loop(**settings: Any) -> WebhookLoop:
     """A worker's loop, which may call loopback."""
     given = {"webhook_secret": SecretStr(SECRETS), "webhook_allow_private": True}
     return WebhookLoop(get_settings().model_copy(update=given | settings))
-
-
-def run(connection: Connection, job: NewJob) -> Any:
-    """Insert a job and claim it."""
-    insert_jobs(connection, [job])
-    dispatch(connection)
-    taken = claim(connection, job.id)
-    assert taken is not None
-    return taken, open_usage(connection, taken)
-
-
-def succeed(connection: Connection, job: NewJob) -> None:
-    steps.succeed(connection, *run(connection, job))
-
-
-def fail(connection: Connection, job: NewJob) -> None:
-    steps.fail(connection, *run(connection, job))
-
-
-def cancel_running(connection: Connection, job: NewJob) -> None:
-    steps.cancel(connection, *run(connection, job))
-
-
-def cancel_between(connection: Connection, job: NewJob) -> None:
-    held = run(connection, job)
-    cancel_jobs(connection, [job.id])
-    steps.requeue(connection, *held)
-
-
-def cancel_queued(connection: Connection, job: NewJob) -> None:
-    insert_jobs(connection, [job])
-    cancel_jobs(connection, [job.id])
-
-
-def rescue_once_too_often(connection: Connection, job: NewJob) -> None:
-    run(connection, job)
-    connection.execute(
-        text("UPDATE jobs SET rescues = :most, lease_expires_at = now() - interval '1 s'"),
-        {"most": MAX_RESCUES},
-    )
-    rescue_expired(connection, grace=0)
-
-
-def reject(connection: Connection, job: NewJob) -> None:
-    insert_rejected(connection, job, dict(ERROR))
-
-
-def end_by_hand(connection: Connection, job: NewJob) -> None:
-    insert_jobs(connection, [job])
-    connection.execute(text("UPDATE jobs SET state = 'failed', finished_at = now()"))
-
-
-ENDS: list[tuple[Callable[[Connection, NewJob], None], str]] = [
-    (succeed, "succeeded"),
-    (fail, "failed"),
-    (cancel_running, "cancelled"),
-    (cancel_between, "cancelled"),
-    (cancel_queued, "cancelled"),
-    (rescue_once_too_often, "failed"),
-    (reject, "failed"),
-    (end_by_hand, "failed"),
-]
-
-
-def test_whatever_ends_a_job_owes_its_webhook() -> None:
-    for end, state in ENDS:
-        with transaction() as connection:
-            connection.execute(text("DELETE FROM jobs"))
-            connection.execute(text("DELETE FROM webhook_deliveries"))
-            end(connection, new_job())
-            connection.execute(text("DELETE FROM jobs"))
-            assert owed(connection) == []
-            with connection.begin_nested() as savepoint:
-                end(connection, new_job(webhook_url=URL))
-                savepoint.rollback()
-            assert owed(connection) == []
-            job = new_job(webhook_url=URL)
-            end(connection, job)
-            assert owed(connection) == [(job.id, state, URL, "shop.example:8443")]
-            connection.execute(text("UPDATE jobs SET finished_at = now()"))
-            assert len(owed(connection)) == 1
-
-
-def owed(connection: Connection) -> list[Any]:
-    rows = connection.execute(text("SELECT job_id, state, url, host FROM webhook_deliveries"))
-    return [tuple(row) for row in rows]
 
 
 HOSTILE = [
@@ -152,7 +63,7 @@ def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_nobody_is_called()
     for url in HOSTILE:
         job = new_job(webhook_url=url)
         with transaction() as connection:
-            succeed(connection, job)
+            steps.succeed(connection, *run(connection, job))
         (it,) = claimed()
 
         loop().deliver(it)
@@ -163,18 +74,11 @@ def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_nobody_is_called()
             connection.execute(text("DELETE FROM webhook_deliveries"))
 
 
-def test_what_does_not_end_a_job_owes_nothing() -> None:
-    with transaction() as connection:
-        held = run(connection, new_job(webhook_url=URL))
-        steps.requeue(connection, *held)
-        assert owed(connection) == []
-
-
 def ended(url: str, *, service: str | None = None) -> UUID:
     """A job that has succeeded."""
     job = new_job(webhook_url=url, service=service)
     with transaction() as connection:
-        succeed(connection, job)
+        steps.succeed(connection, *run(connection, job))
     return job.id
 
 
@@ -247,7 +151,7 @@ def spec_signature(secret: str, headers: dict[str, str], body: bytes) -> str:
 def test_an_output_is_posted_if_that_is_set(hook: Hook) -> None:
     ended(hook.url)
     with transaction() as connection:
-        fail(connection, new_job(webhook_url=hook.url))
+        steps.fail(connection, *run(connection, new_job(webhook_url=hook.url)))
     for each in claimed():
         loop(webhook_output=True).deliver(each)
 
