@@ -51,6 +51,7 @@ class Size:
     paced_rate: float = 60.0
     paced_jobs: int = 1800
     streams: int = 200
+    stream_rounds: int = 3
     probes: int = 150
     loaded: int = 600
     backlogs: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
@@ -70,6 +71,7 @@ QUICK = Size(
     in_flight=(inflight.Case(1.0, 50, 1, peers=True),),
     paced_jobs=0,
     streams=10,
+    stream_rounds=1,
     probes=20,
     loaded=50,
     backlogs=(1_000, 10_000),
@@ -165,7 +167,9 @@ def _run(
         "inflight": lambda: inflight.measure(
             stack, claude, cases=size.in_flight, rate=size.paced_rate, jobs=size.paced_jobs
         ),
-        "streams": lambda: streams.measure(stack, claude, streams=size.streams),
+        "streams": lambda: streams.measure(
+            stack, claude, streams=size.streams, rounds=size.stream_rounds
+        ),
         "latency": lambda: latency.measure(stack, claude, idle=size.probes, loaded=size.loaded),
         "scale": lambda: scale.measure(
             stack, claude, sizes=size.backlogs, rounds=size.backlog_rounds, drains=True

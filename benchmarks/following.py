@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
 from benchmarks.measure import percentile
+from sandbox.claude.client import SimulatedClaude
 from worker.engine.events import Delta
 from worker.engine.following import afollow
 from worker.storage.engine import transaction
 
 _IDS = text("SELECT id FROM jobs")
 
-# The row is completed right after the reply has ended, a few milliseconds at most: by so much the
-# first token came before what this says.
-_FIRST_TOKENS = text("""
-SELECT job_id,
-       extract(epoch FROM finished_at)::float + (first_token_ms - latency_ms) / 1000.0
-FROM usage WHERE first_token_ms IS NOT NULL AND call = 1 AND attempt = 1
-""")
+_REQUESTS = text("SELECT job_id, request_id FROM usage WHERE call = 1 AND attempt = 1")
 
 
 def job_ids() -> set[UUID]:
@@ -53,15 +47,24 @@ def readers(jobs: Set[UUID]) -> Iterator[Mapping[UUID, float]]:
     thread.join(60)
 
 
-def first_deltas(heard: Mapping[UUID, float]) -> dict[str, Any]:
-    """From Claude's first token at the worker to the first text at the reader; nothing if none."""
+def delays(heard: Mapping[UUID, float], claude: SimulatedClaude) -> list[float]:
+    """From the moment at which Claude sent a job's first text to its reader having it (ms)."""
     with transaction() as connection:
-        began = {job: float(at) for job, at in connection.execute(_FIRST_TOKENS)}
-    delays = [(heard[job] - began[job]) * 1000 for job in heard.keys() & began.keys()]
-    if not delays:
-        return {}
+        requests = {row.job_id: row.request_id for row in connection.execute(_REQUESTS)}
+    jobs = heard.keys() & requests.keys()
+    return after_first_text({requests[job]: heard[job] for job in jobs}, claude)
+
+
+def after_first_text(heard: Mapping[str, float], claude: SimulatedClaude) -> list[float]:
+    """The same by the ids of requests."""
+    sent = {entry.request_id: entry.first_text_at for entry in claude.ledger()}
+    return [(at - began) * 1000 for request, at in heard.items() if (began := sent[request])]
+
+
+def summary(delays: Sequence[float], name: str) -> dict[str, float]:
+    """What is published of such delays."""
     return {
-        "first_delta_p50_ms": percentile(delays, 0.50),
-        "first_delta_p95_ms": percentile(delays, 0.95),
-        "first_delta_p99_ms": percentile(delays, 0.99),
+        f"{name}_p50_ms": percentile(delays, 0.50),
+        f"{name}_p95_ms": percentile(delays, 0.95),
+        f"{name}_p99_ms": percentile(delays, 0.99),
     }

@@ -178,6 +178,13 @@ def _streams(result: dict[str, Any]) -> Iterator[Shown]:
             ),
             ("p95", f"{result['first_delta_p95_ms']:.0f}"),
             ("p99", f"{result['first_delta_p99_ms']:.0f}"),
+            (
+                "the same of threads and the SDK alone: p50",
+                f"{result['floor_first_delta_p50_ms']:.0f}",
+            ),
+            ("p95", f"{result['floor_first_delta_p95_ms']:.0f}"),
+            ("p99", f"{result['floor_first_delta_p99_ms']:.0f}"),
+            ("first tokens came within, s", f"{result['began_within']:.1f}"),
             ("one stream at a time, p50", f"{result['alone_first_delta_ms']:.0f}"),
         ]
     yield Shown(title, ("", "claude-jobs"), rows)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from sandbox.claude.faults import Fault, Point
+from sandbox.claude.ledger import LedgerEntry
 from sandbox.claude.messages import sse_event
 
 
@@ -17,7 +19,7 @@ class Wire:
     """A response to send: its head, and its body in the pieces in which it is written.
 
     `piece_seconds` is the pause before each piece but the first, at which the first byte of the
-    body goes out.
+    body goes out. `entry` is told when the first text of a stream does.
     """
 
     status: int
@@ -25,6 +27,7 @@ class Wire:
     pieces: Sequence[bytes]
     streamed: bool = False
     piece_seconds: float = 0.0
+    entry: LedgerEntry | None = None
 
 
 async def send(request: web.BaseRequest, wire: Wire) -> web.StreamResponse:
@@ -40,6 +43,7 @@ async def send(request: web.BaseRequest, wire: Wire) -> web.StreamResponse:
     if wire.piece_seconds:
         await _paced(response, wire)
     else:
+        _note_text(wire, b"".join(wire.pieces))
         await response.write(b"".join(wire.pieces))
     await response.write_eof()
     return response
@@ -95,8 +99,14 @@ async def _paced(response: web.StreamResponse, wire: Wire) -> None:
         wait = due - clock()
         if wait > 0:
             await asyncio.sleep(wait)
+        _note_text(wire, piece)
         await response.write(piece)
         due += wire.piece_seconds
+
+
+def _note_text(wire: Wire, piece: bytes) -> None:
+    if wire.entry and wire.entry.first_text_at is None and b'"text_delta"' in piece:
+        wire.entry.first_text_at = time.time()
 
 
 async def _trickle(response: web.StreamResponse, body: bytes, seconds: float) -> None:

@@ -26,7 +26,8 @@ IN_FLIGHT = "in_flight"
 class LedgerEntry:
     """One request that was received. Times are Unix seconds, amounts are tokens.
 
-    `fault` names the fault that struck it, whatever came of that.
+    `fault` names the fault that struck it, whatever came of that. `first_text_at` is when the first
+    text of a stream was sent, unless a fault struck it.
     """
 
     index: int
@@ -36,6 +37,7 @@ class LedgerEntry:
     model: str = ""
     tag: str | None = None
     stream: bool = False
+    first_text_at: float | None = None
     finished_at: float | None = None
     status: int | None = None
     outcome: str = IN_FLIGHT
@@ -56,6 +58,7 @@ class LedgerEntry:
             "index": self.index,
             "request_id": self.request_id,
             "received_at": self.received_at,
+            "first_text_at": self.first_text_at,
             "finished_at": self.finished_at,
             "model": self.model,
             "tag": self.tag,

@@ -76,7 +76,7 @@ def reply_wire(
         index = min(3, len(events) - 1)
         events[index] = events[index][: len(events[index]) * 3 // 4].rstrip() + b"\n\n"
     speed = config.tokens_per_second
-    return Wire(200, headers, events, True, config.chunk_tokens / speed if speed else 0.0)
+    return Wire(200, headers, events, True, config.chunk_tokens / speed if speed else 0.0, entry)
 
 
 def _with_headers(headers: dict[str, str], fault: Fault) -> dict[str, str]:

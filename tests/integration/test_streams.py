@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,12 +16,12 @@ import pytest
 import redis
 
 from sandbox.stack import Stack
-from worker.streams.call import ENTRY_BYTES, CallStream
+from worker.streams.call import ENTRY_BYTES, CallStream, Command
 from worker.streams.entries import key_of
 from worker.streams.hub import Hub, Subscription
 from worker.streams.reader import aread, read
 from worker.streams.view import StreamEvent, View
-from worker.streams.writer import StreamWriter
+from worker.streams.writer import INTERVAL, StreamWriter
 
 Eventually = Callable[..., None]
 
@@ -139,6 +139,68 @@ def test_pieces_are_put_together_so_that_a_job_writes_20_times_a_second_at_most(
 
     assert "".join(fields["text"] for _, fields in entries) == "x" * pieces
     assert len(entries) <= 3 + 20 * elapsed
+
+
+class Noting(StreamWriter):
+    """Notes when each stream was written to, by the moment that the flusher goes by."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.written: dict[Any, list[float]] = {}
+        self._now = 0.0
+
+    def _flush(self, streams: list[CallStream], now: float) -> None:
+        self._now = now
+        super()._flush(streams, now)
+
+    def _send(self, commands: list[Command]) -> list[Any]:
+        for key in {command[1] for command in commands}:
+            self.written.setdefault(key, []).append(self._now)
+        return super()._send(commands)
+
+
+def test_no_stream_is_written_to_again_within_50_ms_however_it_begins(url: str) -> None:
+    writer = Noting(url)
+    streams: list[CallStream] = []
+    for _ in range(40):
+        streams.append(writer.open(uuid4(), 1, next(_calls)))
+        for _ in range(5):
+            for stream in streams:
+                stream.delta("x")
+            time.sleep(0.003)  # so that streams begin at all moments of the flusher's round
+    written = {key: list(moments) for key, moments in writer.written.items()}
+    writer.close()
+
+    gaps = [b - a for moments in written.values() for a, b in pairwise(moments)]
+    assert len(gaps) > 40
+    assert min(gaps) >= INTERVAL - 1e-6
+
+
+def test_a_first_piece_waits_for_no_other_streams_turn(
+    url: str, server: redis.Redis, job: UUID, eventually: Eventually
+) -> None:
+    # A writer that rests for ever once it has written, and a hub that reads once.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.streams.writer.INTERVAL", 1000.0)
+        patch.setattr("worker.streams.hub._INTERVAL", 1000.0)
+        writer, hub = StreamWriter(url), Hub(url)
+        writer.open(job, 1, next(_calls))
+        eventually(lambda: server.exists(key_of(job)), "it never began to rest")
+        jobs = [uuid4() for _ in range(3)]
+        readers = [Reading(hub, one) for one in jobs]
+        streams = []
+        for one, reader in zip(jobs, readers, strict=True):
+            streams.append(writer.open(one, 1, next(_calls)))
+            streams[-1].delta("first ")
+            eventually(lambda reader=reader: reader.text() == "first ", "it was held back")
+            streams[-1].delta("second")
+
+        # All that came later is still to be written, and is when the writer closes.
+        assert [server.xlen(key_of(one)) for one in jobs] == [2, 2, 2]
+        writer.close(timeout=10)
+        assert [server.xlen(key_of(one)) for one in jobs] == [3, 3, 3]
+    for reader in readers:
+        hub.leave(reader.subscription)
 
 
 def test_a_stream_is_bounded_in_size_and_time(

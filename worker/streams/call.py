@@ -53,6 +53,8 @@ class CallStream:
         self._end: tuple[Literal["retrying", "done"], str] | None = None
         #: Whether the flusher knows that there is something to write.
         self.queued = False
+        #: Until when nothing is written to it, by the monotonic clock; the flusher's own.
+        self.rests_until = 0.0
         #: Nothing more will be written.
         self.over = False
         #: Why, if Redis refused it for a reason that somebody must look after.
@@ -69,6 +71,11 @@ class CallStream:
         if text:
             self._pieces.append(text)
             self._touch(self)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the text's first piece has just come: somebody looks at an empty page."""
+        return len(self._pieces) == 1
 
     def retrying(self, reason: str) -> None:
         """Say that the text will not become the result, and end this call's stream."""

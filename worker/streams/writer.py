@@ -5,6 +5,9 @@ since and sends it in one pipeline, one entry a call. Writing from each call's o
 a round trip for every piece – a thousand streams are tens of thousands a second – and would make
 Redis's bad moments the calls' own. Here a call appends to a list; that is all it ever does.
 
+A text's first piece is not held back: somebody looks at an empty page. From then on its call rests
+for 50 ms after each write, as all others do.
+
 While Redis is away, nothing is sent; once it is back, each call that is still being written begins
 its stream anew. A stream is a convenience: the result is in Postgres.
 """
@@ -29,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 #: Between two writes to a stream (seconds): 20 a second, so that text is seen to flow.
 INTERVAL = 0.05
+#: Between two writes of first pieces: those of a burst go together (seconds).
+_SOON = 0.005
 #: Longer, and Redis counts as lost (seconds). No call waits for it, so it may be long: all streams
 #: would be written anew for a server that was short of CPU for a moment.
 _PATIENCE = 2.0
@@ -58,6 +63,8 @@ class StreamWriter:
         self._ttl, self._max_bytes = ttl_seconds, max_bytes
         self._touched: deque[CallStream] = deque()
         self._wake = threading.Event()
+        self._first: deque[CallStream] = deque()
+        self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -86,6 +93,7 @@ class StreamWriter:
         """Write what is left, within `timeout` seconds, and end the thread."""
         self._stopping.set()
         self._wake.set()
+        self._hurry.set()
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -101,6 +109,9 @@ class StreamWriter:
             self._touched.append(stream)
             if not self._wake.is_set():
                 self._wake.set()
+        if stream.is_first:
+            self._first.append(stream)
+            self._hurry.set()
 
     def _run(self) -> None:
         while True:
@@ -108,26 +119,50 @@ class StreamWriter:
             self._wake.clear()
             last = self._stopping.is_set()
             started, worked = time.monotonic(), time.thread_time()
-            self._flush()
+            self._first.clear()  # they are among those that were touched
+            self._flush(self._taken(started, everything=last), started)
             if last:
                 return
-            took, worked = time.monotonic() - started, time.thread_time() - worked
+            if self._failures > 1:
+                self._stopping.wait(_PAUSE)
+                continue
             # Never more than half of a core: a process that has none left writes more rarely.
-            pause = max(INTERVAL - took, worked)
-            self._stopping.wait(pause if self._failures < 2 else _PAUSE)
+            worked = time.thread_time() - worked
+            self._rest(max(started + INTERVAL, time.monotonic() + worked))
 
-    def _flush(self) -> None:
-        """Send what there is."""
-        streams = []
-        while self._touched:
+    def _rest(self, until: float) -> None:
+        """Write nothing but first pieces."""
+        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+            if not self._hurry.wait(left):
+                return
+            self._hurry.clear()
+            now = time.monotonic()
+            first = [self._first.popleft() for _ in range(len(self._first))]
+            self._flush([stream for stream in first if stream.rests_until <= now], now)
+            self._stopping.wait(_SOON)
+
+    def _taken(self, now: float, *, everything: bool) -> list[CallStream]:
+        """The streams that there is something to write to; those that rest are left for later."""
+        taken = []
+        for _ in range(len(self._touched)):
             stream = self._touched.popleft()
+            if stream.rests_until > now and not everything:
+                self._touched.append(stream)
+                self._wake.set()
+                continue
             # Before its pieces are read: one that is appended meanwhile queues it again.
             stream.queued = False
-            streams.append(stream)
+            taken.append(stream)
+        return taken
+
+    def _flush(self, streams: list[CallStream], now: float) -> None:
+        """Send what there is."""
         try:
             planned = [(stream, commands) for stream in streams if (commands := stream.commands())]
             if not planned:
                 return
+            for stream, _ in planned:
+                stream.rests_until = now + INTERVAL
             answers = self._send([command for _, commands in planned for command in commands])
         except (RedisError, OSError) as error:
             for stream in streams:

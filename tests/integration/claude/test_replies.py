@@ -160,6 +160,10 @@ def test_latency_and_speed_hold_a_reply_back(sdk: Anthropic, claude: SimulatedCl
     stream(sdk)
 
     due = 0.1 + message.usage.output_tokens / 200
-    for entry in claude.ledger():
+    plain, streamed = claude.ledger()
+    for entry in (plain, streamed):
         assert entry.finished_at is not None
         assert entry.finished_at - entry.received_at > 0.8 * due
+    assert plain.first_text_at is None
+    assert streamed.first_text_at is not None
+    assert streamed.received_at + 0.1 <= streamed.first_text_at <= streamed.finished_at
