@@ -100,8 +100,8 @@ tokens of `analyze_document`. A stream's rate is by the worker's own clock, from
 its end. The first one takes eight seconds, so that all calls have begun before a reply ends. All
 streams have a reader each, in one process, by one connection; the run before it publishes nothing.
 Claude's ledger says when it sent each first text; the readers' clock is the same. Beside each run
-the same requests are made by threads of the SDK alone, with no queue, on the worker's core: what
-else shares that core delays both.
+the same requests are made by threads that read the SDK's bytes, with no queue, on the worker's
+core: what else shares that core delays both.
 
 **Latency**: half load is half of what the slower side drains, and arrives at random (exponential
 gaps). Round trips are lengthened by a proxy between the worker and both servers; what enqueues goes

@@ -179,7 +179,7 @@ def _streams(result: dict[str, Any]) -> Iterator[Shown]:
             ("p95", f"{result['first_delta_p95_ms']:.0f}"),
             ("p99", f"{result['first_delta_p99_ms']:.0f}"),
             (
-                "the same of threads and the SDK alone: p50",
+                "the same of threads that read the SDK's bytes: p50",
                 f"{result['floor_first_delta_p50_ms']:.0f}",
             ),
             ("p95", f"{result['floor_first_delta_p95_ms']:.0f}"),

@@ -1,7 +1,7 @@
 """Many streamed replies at once, by a worker that has one core: does it keep pace?
 
 Once without publishing what is written, then with it, each stream followed by a reader, beside
-threads of the SDK alone.
+threads that only read.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _run(
 
 
 def _floor(stack: Stack, claude: SimulatedClaude, number: int, streams: int) -> list[float]:
-    """How late each first text is read (ms) where nothing is between its reader and the SDK."""
+    """How late each first text is read (ms) where its reader is the thread that it wakes."""
     _configure(claude)
     log = stack.logs / f"streams-floor-{number}.log"
     with pinned(0):
