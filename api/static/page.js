@@ -164,7 +164,14 @@ $("cancel").addEventListener("click", async () => {
 
 // The list
 
-const times = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const times = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+/** A moment as short as it can be told, so that the list fits a phone. */
+function when(text) {
+  const date = new Date(text);
+  return (date.toDateString() === new Date().toDateString() ? times : moments).format(date);
+}
 
 function row(job) {
   const button = make("button", {
@@ -177,7 +184,7 @@ function row(job) {
   return make("tr", {},
     make("td", {}, button),
     make("td", {}, make("span", { className: `state ${job.state}`, textContent: job.state })),
-    make("td", {}, make("time", { dateTime: job.created_at, textContent: times.format(new Date(job.created_at)) })),
+    make("td", {}, make("time", { dateTime: job.created_at, textContent: when(job.created_at), title: moments.format(new Date(job.created_at)) })),
     number(job.usage.input_tokens.toLocaleString()),
     number(job.usage.output_tokens.toLocaleString()),
     number(`$${Number(job.usage.cost_usd).toFixed(4)}`),

@@ -24,11 +24,14 @@ function factsOf(job) {
     make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
 }
 
-/** Paint, and stay at the end if that is where the reader is. */
-function paintAndFollow(place, output) {
-  const atEnd = place.scrollHeight - place.scrollTop - place.clientHeight < 40;
+const isAtEnd = (place) => place.scrollHeight - place.scrollTop - place.clientHeight < 40;
+
+/** Paint; who is at the end stays there while it is written, and begins to read once it is whole. */
+function paintAndFollow(place, output, isWhole) {
+  const atEnd = isAtEnd(place);
   paint(place, output);
-  if (atEnd) place.scrollTop = place.scrollHeight;
+  place.tabIndex = 0; // it scrolls, also by keys
+  if (atEnd) place.scrollTop = isWhole ? 0 : place.scrollHeight;
 }
 
 export class Watch {
@@ -100,7 +103,7 @@ export class Watch {
     this.#partial = output;
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
-      paintAndFollow($("output"), this.#partial);
+      paintAndFollow($("output"), this.#partial, false);
     });
   }
 
@@ -114,14 +117,14 @@ export class Watch {
     $("facts").replaceChildren(...factsOf(job));
     $("facts").hidden = false;
     if (job.output) {
-      paint($("output"), job.output);
+      paintAndFollow($("output"), job.output, true);
       $("raw").replaceChildren(document.createTextNode(JSON.stringify(job.output, null, 2)));
       $("raw-part").hidden = false;
     }
     $("output").classList.toggle("unfinished", !job.output);
     $("said").textContent = { succeeded: "Done, and checked.", cancelled: "It was cancelled." }[job.state] ?? "It failed.";
     const problem = job.error && `${job.error.type}: ${job.error.message}`;
-    say($("job-trouble"), job.state === "succeeded" ? "" : problem);
+    say($("job-trouble"), job.state === "failed" ? problem : ""); // others keep what they got over
   }
 
   #tell(job) {
@@ -136,6 +139,7 @@ export class Watch {
     cancelAnimationFrame(this.#frame);
     this.#frame = this.#written = 0;
     $("output").replaceChildren();
+    $("output").tabIndex = -1;
     $("output").classList.remove("unfinished");
     $("output").setAttribute("aria-busy", "false");
     $("raw").replaceChildren(document.createTextNode(""));

@@ -142,6 +142,8 @@ def test_a_result_is_seen_growing_and_ends_with_what_it_cost(
     assert len(lengths) > 10
     assert lengths == sorted(lengths)
     assert page.evaluate("window.first === document.getElementById('output').firstElementChild")
+    # It is too long for its box, which followed what was written: now it is there to be read.
+    assert page.evaluate("output.scrollHeight > output.clientHeight && output.scrollTop === 0")
     facts = page.locator("#facts").inner_text()
     job = page.url.partition("#")[2]
     with gateway.client(page.evaluate("sessionStorage.getItem('claude-jobs-key')")) as client:
@@ -207,7 +209,51 @@ def test_what_was_begun_anew_is_cleared_and_what_failed_says_why(
     somebody.end("failed")
     assert "invalid_request_error" in page.locator("#job-trouble").inner_text()
     assert page.locator("#output").inner_text() == ""
+    assert page.evaluate(CONTRAST) == {}
     somebody.look("failed")
+
+    slow.faults({"stream": True, "cut": True, "at": {"events": 8}})
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_role("status")).to_contain_text("Beginning anew")
+    page.get_by_role("button", name="Cancel").click()
+    somebody.end("cancelled")
+    assert not page.locator("#job-trouble").is_visible()  # that it had lost a connection is no news
+    somebody.close()
+
+
+def test_all_can_be_done_by_keys(
+    visitor: Callable[..., Visitor], gateway: Gateway, claude: SimulatedClaude
+) -> None:
+    somebody = visitor()
+    page, keyboard = somebody.page, somebody.page.keyboard
+    page.goto(gateway.url)
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+    keyboard.type(gateway.key())
+    keyboard.press("Enter")
+    expect(page.get_by_label("Task")).to_be_focused()
+    keyboard.type("summarize")
+    expect(page.get_by_label("Audience")).to_be_attached()
+    order = []
+    while (focused := page.evaluate("document.activeElement.id")) != "refresh":
+        order.append(focused)
+        if focused == "sample":
+            keyboard.press("ArrowDown")
+        keyboard.press("Tab")
+    form = page.locator("#fields").locator("input, textarea, select")
+    fields = [each.get_attribute("id") for each in form.all()]
+    assert order == ["task", "sample", *fields, "", "submit"]  # "" are the options, which are shut
+    keyboard.press("Shift+Tab")
+    keyboard.press("Enter")
+    somebody.end()
+    keyboard.press("Tab")
+    expect(page.locator("#output")).to_be_focused()
+    expect(page.locator("#jobs tr")).to_have_count(1)
+    page.get_by_role("button", name="Refresh").focus()
+    keyboard.press("Tab")
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    expect(page.locator("#jobs button")).to_be_focused()
+    somebody.end()
     somebody.close()
 
 
@@ -249,6 +295,7 @@ def test_what_is_wrong_is_said_where_it_is(
     expect(page.get_by_label("Categories")).to_have_attribute("aria-invalid", "true")
     assert "at least 2 items" in page.locator("#field-categories-trouble").inner_text()
     assert page.evaluate("document.activeElement.id") == "field-subject"
+    assert page.evaluate(CONTRAST) == {}
     somebody.look("invalid")
 
     claude.configure(latency=20.0)

@@ -128,7 +128,8 @@ class _Screen:
         seconds = time.monotonic() - self._started
         written = f"{len(self._text):,} characters" if self._text else "nothing written yet"
         yield Text(f"{written}, {seconds:.0f} s", style="dim")
-        body = self._text if self._output is None else as_json(self._output)
+        # Without the closing brackets, which Claude has not written and which fill small screens.
+        body = self._text if self._output is None else as_json(self._output).rstrip(" \n]}")
         # Only as many characters as can be seen are wrapped: this is drawn many times a second.
         room = max(1, console.height - 2)
         seen = Text(_printable(body[-room * console.width :]))
