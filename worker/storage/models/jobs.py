@@ -75,6 +75,8 @@ class JobRow(Base):
     deadline_at: Mapped[datetime | None]
     service: Mapped[str | None]
     webhook_url: Mapped[str | None]
+    cache: Mapped[bool] = mapped_column(server_default=text("true"))
+    waits_for: Mapped[str | None]
 
     __table_args__ = (
         one_of("state", STATES),
@@ -96,7 +98,7 @@ class JobRow(Base):
             text("coalesce(model, '')"),
             "priority",
             "run_at",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued' AND waits_for IS NULL"),
         ),
         Index(
             "jobs_due_by_user",
@@ -105,7 +107,14 @@ class JobRow(Base):
             "priority",
             text("coalesce(user_id, '')"),
             "run_at",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued' AND waits_for IS NULL"),
+        ),
+        Index(
+            "jobs_waiting",
+            "waits_for",
+            "priority",
+            "run_at",
+            postgresql_where=text("state = 'queued' AND waits_for IS NOT NULL"),
         ),
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
         Index("jobs_leased", "lease_expires_at", postgresql_where=text("state = 'running'")),
@@ -161,9 +170,18 @@ class ResultRow(Base):
     prompt_sha256: Mapped[str | None]
     variant: Mapped[str | None]
     service: Mapped[str | None]
+    request_sha256: Mapped[str | None]
+    source_job_id: Mapped[UUID | None]
 
     __table_args__ = (
         one_of("source", SOURCES),
+        # What may be served again; copies have no such hash.
+        Index(
+            "results_by_request",
+            "request_sha256",
+            "created_at",
+            postgresql_where=text("request_sha256 IS NOT NULL"),
+        ),
         Index("results_by_task", "task", "created_at"),
         Index(
             "results_by_user", "user_id", "created_at", postgresql_where=text("user_id IS NOT NULL")
@@ -174,6 +192,26 @@ class ResultRow(Base):
             "created_at",
             postgresql_where=text("service IS NOT NULL"),
         ),
+    )
+
+
+class RequestLeaderRow(Base):
+    """Which job makes a request that others wait for; see docs/caching.md.
+
+    `claim_token` NULL: it was chosen to, and has not been claimed yet. `followed`: somebody waits.
+    """
+
+    __tablename__ = "request_leaders"
+
+    request_sha256: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID]
+    claim_token: Mapped[UUID | None]
+    followed: Mapped[Flag]
+    created_at: Mapped[Created]
+
+    __table_args__ = (
+        Index("request_leaders_by_job", "job_id"),
+        {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 50}},
     )
 
 
@@ -221,6 +259,7 @@ class UsageRow(Base):
     source: Mapped[str] = mapped_column(server_default=text("'api'"))
     source_job_id: Mapped[UUID | None]
     full_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
+    coalesced: Mapped[Flag]
 
     __table_args__ = (
         one_of("outcome", OUTCOMES),

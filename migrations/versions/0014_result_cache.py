@@ -1,0 +1,134 @@
+"""Results that are served again, and jobs that wait for a request like theirs.
+
+`results.request_sha256` is the key under which a result may be served; a copy of a result has none.
+`jobs.waits_for` is the same key on a queued job: it is not dispatched while a job like it makes the
+request. The indexes of due jobs leave such jobs out, so a million of them cost a look nothing.
+
+`request_leaders` says which job makes a request now. It is unlogged: an entry costs no write to the
+disk, and none is lost that matters. After a crash it is empty, which may cost a second request;
+what waits is found through `jobs.waits_for`. No column makes Postgres rewrite a table.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from alembic import op
+from sqlalchemy import text
+
+revision = "0014"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+JOBS = """
+ALTER TABLE jobs ADD COLUMN cache boolean NOT NULL DEFAULT true, ADD COLUMN waits_for text;
+
+DROP INDEX jobs_due_by_group;
+DROP INDEX jobs_due_by_user;
+CREATE INDEX jobs_due_by_group ON jobs (task, coalesce(model, ''), priority, run_at)
+    WHERE state = 'queued' AND waits_for IS NULL;
+CREATE INDEX jobs_due_by_user ON jobs
+    (task, coalesce(model, ''), priority, coalesce(user_id, ''), run_at)
+    WHERE state = 'queued' AND waits_for IS NULL;
+CREATE INDEX jobs_waiting ON jobs (waits_for, priority, run_at)
+    WHERE state = 'queued' AND waits_for IS NOT NULL;
+"""
+
+RESULTS = """
+ALTER TABLE results ADD COLUMN request_sha256 text, ADD COLUMN source_job_id uuid;
+CREATE INDEX results_by_request ON results (request_sha256, created_at)
+    WHERE request_sha256 IS NOT NULL;
+ALTER TABLE usage ADD COLUMN coalesced boolean NOT NULL DEFAULT false;
+"""
+
+# Room on each page for the updates that followers make.
+LEADERS = """
+CREATE UNLOGGED TABLE request_leaders (
+    request_sha256  text PRIMARY KEY,
+    job_id          uuid NOT NULL,
+    claim_token     uuid,
+    followed        boolean NOT NULL DEFAULT false,
+    created_at      timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+CREATE INDEX request_leaders_by_job ON request_leaders (job_id);
+"""
+
+#: `enqueue_job` with a parameter more.
+ENQUEUE = (
+    import_module("migrations.versions.0011_sql_and_webhooks")
+    .ENQUEUE.replace(
+        "    webhook_url      text        DEFAULT NULL\n",
+        "    webhook_url      text        DEFAULT NULL,\n"
+        "    cache            boolean     DEFAULT true\n",
+    )
+    .replace(
+        "stream, service,\n                                   webhook_url)",
+        "stream, service,\n                                   webhook_url, cache)",
+    )
+    .replace(
+        "coalesce(webhook_url, known.webhook_url))",
+        "coalesce(webhook_url, known.webhook_url), coalesce(cache, true))",
+    )
+)
+
+_VIEWS = import_module("migrations.versions.0009_prompt_performance_watches")
+
+# All columns by name: a view of `*` would depend on columns that other migrations take away.
+_PERFORMANCE = (
+    _VIEWS.VIEWS.split("CREATE VIEW prompt_check_failures")[0]
+    .replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
+    .replace(
+        "SELECT *, attempt",
+        "SELECT prompt, prompt_version, prompt_sha256, variant, created_at, job_id, attempt, call,\n"
+        "               outcome, output_tokens, latency_ms, cost_usd, attempt",
+    )
+)
+_CALLS_ONLY = "WHERE finished_at IS NOT NULL AND source <> 'cache'"
+
+DOWNGRADE = """
+DROP TABLE request_leaders;
+DROP INDEX jobs_waiting;
+DROP INDEX jobs_due_by_group;
+DROP INDEX jobs_due_by_user;
+ALTER TABLE jobs DROP COLUMN cache, DROP COLUMN waits_for;
+ALTER TABLE results DROP COLUMN request_sha256, DROP COLUMN source_job_id;
+ALTER TABLE usage DROP COLUMN coalesced;
+CREATE INDEX jobs_due_by_group ON jobs (task, coalesce(model, ''), priority, run_at)
+    WHERE state = 'queued';
+CREATE INDEX jobs_due_by_user ON jobs
+    (task, coalesce(model, ''), priority, coalesce(user_id, ''), run_at)
+    WHERE state = 'queued';
+"""
+
+
+def upgrade() -> None:
+    for statements in (JOBS, RESULTS, LEADERS):
+        op.execute(statements)
+    op.execute(_PERFORMANCE.replace("WHERE finished_at IS NOT NULL", _CALLS_ONLY))
+    _replace_enqueue_job(ENQUEUE)
+
+
+def downgrade() -> None:
+    op.execute(_PERFORMANCE)
+    op.execute(DOWNGRADE)
+    _replace_enqueue_job(import_module("migrations.versions.0011_sql_and_webhooks").ENQUEUE)
+
+
+def _replace_enqueue_job(definition: str) -> None:
+    """Put another `enqueue_job` in its place; whoever may call this one may call that one."""
+    connection = op.get_bind()
+    schema = connection.scalar(text("SELECT quote_ident(current_schema())"))
+    name = f"{schema}.enqueue_job"
+    producers = connection.scalars(
+        text("""
+        SELECT DISTINCT grantee::regrole::text FROM pg_proc, aclexplode(proacl)
+        WHERE pg_proc.oid = cast(:name AS regproc) AND grantee NOT IN (0, proowner)
+        """),
+        {"name": name},
+    ).all()
+    op.execute(f"DROP FUNCTION {name}")
+    op.execute(definition.replace("{schema}", schema))
+    op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
+    for producer in producers:
+        op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {producer}")
