@@ -24,4 +24,7 @@ def reason_is_given(input: Input, output: Output) -> str | None:
     return None if output.reason.strip() else "there is no reason"
 
 
-judge_output = Task(name="judge_output", input=Input, output=Output, checks=[reason_is_given])
+# Asked twice, it is meant to judge twice: whether it agrees with itself is worth knowing.
+judge_output = Task(
+    name="judge_output", input=Input, output=Output, checks=[reason_is_given], cache_seconds=0
+)

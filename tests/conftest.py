@@ -100,6 +100,8 @@ def environment(stack: Stack, maintenance: psycopg.Connection[Any]) -> Iterator[
         "DATABASE_URL": stack.postgres.url.rpartition("/")[0] + f"/{name}",
         "REDIS_URL": stack.valkey.url.removesuffix("/0") + f"/{number % 1000}",
         "CLAUDE_JOBS_CONCURRENCY": "20",
+        # Most tests enqueue the same input again and mean to have it run.
+        "CLAUDE_JOBS_CACHE_SECONDS": "0",
     }
     yield fresh
     maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -26,6 +26,7 @@ from worker.engine.announcer import Announcer
 from worker.engine.attempt import Attempts
 from worker.engine.catalog import Catalog, register
 from worker.engine.choose import Chooser
+from worker.engine.followers import FollowerLoop
 from worker.engine.gate import Gate, capacity_of
 from worker.engine.holdings import Holdings
 from worker.engine.job_webhooks import check_webhooks
@@ -36,6 +37,7 @@ from worker.engine.relay import Relay
 from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServedModels, Serving, ServingLoop
 from worker.engine.settling import Ended
+from worker.engine.sharing import Sharing
 from worker.engine.warmgate import WarmGate
 from worker.engine.warmth import Warmth
 from worker.errors import ClaudeJobsError, ConfigurationError
@@ -75,6 +77,7 @@ models = ServedModels(registry, serving, catalog)
 serving_loop = ServingLoop(settings, serving, models)
 holdings = Holdings()
 announcer = Announcer()
+followers = FollowerLoop(settings, registry)
 watchdog = Watchdog()
 _attempts: Attempts | None = None
 
@@ -136,6 +139,7 @@ def _prepare_worker(**_: Any) -> None:
         WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds),
         holdings,
         watchdog,
+        Sharing(settings, preparer.schemas, holdings, followers.attend, followers.release),
         worker_name,
         _writer(),
     )
@@ -167,6 +171,7 @@ def _build_engine(worker: Any) -> Engine:
         serving_loop,
         ReleaseWatcher(settings, registry.prompts),
         announcer,
+        followers,
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

@@ -215,6 +215,14 @@ class Settings(ApiSettings):
     keep_cancelled_days: float | None = Field(
         30, gt=0, description="Cancelled jobs are deleted after so many days."
     )
+    cache_seconds: float = Field(
+        600.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="For so long a result is served again to jobs that make the identical request, "
+        "unless their task says otherwise; jobs that make it at the same time share one call. "
+        "0: off for all tasks. See docs/caching.md.",
+    )
     prompt_test_max_cost: Decimal = Field(
         Decimal(1),
         gt=0,

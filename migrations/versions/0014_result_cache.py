@@ -80,8 +80,8 @@ _PERFORMANCE = (
     .replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
     .replace(
         "SELECT *, attempt",
-        "SELECT prompt, prompt_version, prompt_sha256, variant, created_at, job_id, attempt, call,\n"
-        "               outcome, output_tokens, latency_ms, cost_usd, attempt",
+        "SELECT prompt, prompt_version, prompt_sha256, variant, created_at, job_id, attempt,\n"
+        "               call, outcome, output_tokens, latency_ms, cost_usd, attempt",
     )
 )
 _CALLS_ONLY = "WHERE finished_at IS NOT NULL AND source <> 'cache'"

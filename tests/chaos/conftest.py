@@ -33,6 +33,7 @@ _numbers = count(1)
 #: What every system is set to, unless a test says otherwise: small and quick to notice.
 QUICK = {
     "CLAUDE_JOBS_CONCURRENCY": "20",
+    "CLAUDE_JOBS_CACHE_SECONDS": "0",
     "CLAUDE_JOBS_POLL_SECONDS": "0.2",
     "CLAUDE_JOBS_LEASE_SECONDS": "2",
     "CLAUDE_JOBS_REDISPATCH_SECONDS": "20" if LONG else "2",

@@ -31,6 +31,7 @@ from worker.engine.prepare import Prepared, Preparer
 from worker.engine.records import record_of, record_of_failure
 from worker.engine.registry import AnyTask
 from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
+from worker.engine.sharing import Sharing
 from worker.engine.warmgate import Passage, WarmGate
 from worker.errors import Failure
 from worker.settings import Settings
@@ -71,6 +72,7 @@ class Attempts:
         warm_gate: WarmGate,
         holdings: Holdings,
         watchdog: Watchdog,
+        sharing: Sharing,
         worker: str,
         writer: StreamWriter | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class Attempts:
         self._warm_gate = warm_gate
         self._holdings = holdings
         self._watchdog = watchdog
+        self._sharing = sharing
         self._settler = Settler(holdings)
         self._worker = worker
         self._writer = writer
@@ -104,9 +107,13 @@ class Attempts:
                 prepared = self._preparer.prepare(opened.claim, opened.choice)
             except Unrunnable as error:
                 return self._settler.unrunnable(opened, error.failure)
-            live = broadcast(self._writer, opened.claim)
-            ended = self._converse(opened, prepared, control, live)
+            joined = self._sharing.join(opened, prepared)
+            if isinstance(joined, Ended):
+                return joined
+            live = broadcast(self._writer, joined.claim)
+            ended = self._converse(joined, prepared, control, live)
             live.end(ended)
+            self._sharing.leave(joined, ended)
             return ended
 
     def _converse(

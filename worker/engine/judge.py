@@ -99,6 +99,17 @@ def judge(
     return Accepted(output, noted)
 
 
+def still_accepted(
+    output: str, model: type[BaseModel], checks: Sequence[Check], task_input: BaseModel
+) -> bool:
+    """Whether the model and the checks, which may be newer, accept an output that was stored."""
+    try:
+        stored = model.model_validate_json(output)
+        return not any(check(task_input, stored) for check in checks)
+    except Exception:  # a validator or a check is the task author's code
+        return False
+
+
 def _run(check: Check, task_input: BaseModel, output: BaseModel, reply: Reply) -> str | None:
     try:
         return check(task_input, output)

@@ -36,11 +36,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an attempt ended. `not_ours`: another worker has the job, or it needs no attempt."""
+    """How an attempt ended. `not_ours`: another worker has the job, or it needs no attempt.
+
+    `followed`: other jobs may be waiting for the result.
+    """
 
     state: Literal["succeeded", "retry", "snoozed", "failed", "cancelled", "not_ours"]
     failure: Failure | None = None
     after: float | None = None
+    followed: bool = False
 
 
 NOT_OURS = Ended("not_ours")
@@ -48,12 +52,16 @@ NOT_OURS = Ended("not_ours")
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """A claimed job whose usage row is `in_flight`."""
+    """A claimed job whose usage row is `in_flight`.
+
+    `request_key`: it makes that request for others as well, and its result may be served again.
+    """
 
     claim: Claim
     choice: Choice
     usage_id: int
     spent: Spent
+    request_key: str | None = None
     opened_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:
@@ -143,7 +151,7 @@ class Settler:
         prompt = opened.choice.prompt
         record = record_of(reply, "ok")
         try:
-            held = self._write(
+            success = self._write(
                 lambda connection: settle.succeed(
                     connection,
                     opened.claim,
@@ -156,6 +164,7 @@ class Settler:
                     prompt_sha256=prompt.sha256,
                     variant=opened.choice.variant,
                     model=reply.model,
+                    request_sha256=opened.request_key,
                 )
             )
         except (DataError, IntegrityError) as error:
@@ -165,10 +174,10 @@ class Settler:
             return self.after_failure(
                 opened, record_of(reply, "invalid_output"), failure, CallFacts("terminal")
             )
-        if not held:
+        if success is None:
             return _lost_claim()
         log.info("job succeeded", attempt=opened.claim.attempt, **describe(reply))
-        return Ended("succeeded")
+        return Ended("succeeded", followed=success.followed)
 
     def after_failure(
         self, opened: OpenCall, record: CallRecord, failure: Failure, facts: CallFacts

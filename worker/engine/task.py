@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,6 +74,10 @@ class Task(Generic[Input, Output]):
             nothing is cut off or refused for it.
         webhook_url: told of every job of this task that has ended, unless the job names another;
             see docs/webhooks.md.
+        cache_seconds: for how long a result is served again to jobs that make the identical
+            request, and whether jobs that make it at once share one call; 0: never. Unless given,
+            `CLAUDE_JOBS_CACHE_SECONDS`. See docs/caching.md.
+        cache_per_user: a result is served to jobs of the same `user_id` only.
     """
 
     name: str
@@ -90,6 +95,8 @@ class Task(Generic[Input, Output]):
     backoff: Backoff = DEFAULT_BACKOFF
     output_bound: int = DEFAULT_OUTPUT_BOUND
     webhook_url: str | None = None
+    cache_seconds: float | None = None
+    cache_per_user: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -98,6 +105,10 @@ class Task(Generic[Input, Output]):
             raise ConfigurationError(f"task {self.name!r}: a name is lower_case_with_underscores")
         if self.output_bound <= 0:
             raise ConfigurationError(f"task {self.name}: output_bound must be above 0 (tokens)")
+        if self.cache_seconds is not None and not 0 <= self.cache_seconds < math.inf:
+            raise ConfigurationError(
+                f"task {self.name}: cache_seconds must be 0 (off) or above (seconds)"
+            )
         if self.webhook_url is not None and (problem := malformed_url(self.webhook_url)):
             raise ConfigurationError(f"task {self.name}: webhook_url {problem}")
         options = set(inspect.signature(Task.enqueue).parameters) - {"values"}
@@ -190,6 +201,7 @@ class Task(Generic[Input, Output]):
         max_attempts: int | None = None,
         stream: bool = False,
         webhook_url: str | None = None,
+        cache: bool = True,
         **values: Any,
     ) -> Job[Output]:
         """Insert a job and return its handle.
@@ -210,6 +222,7 @@ class Task(Generic[Input, Output]):
                 costs the worker ten times the CPU: the time to the first token is recorded, and a
                 stalled reply is noticed in seconds.
             webhook_url: overrides the task's; told when the job has ended (docs/webhooks.md).
+            cache: False: Claude is asked in any case, and the result is not served to others.
             values: the fields of the input.
 
         Raises:
@@ -230,6 +243,7 @@ class Task(Generic[Input, Output]):
             max_attempts=max_attempts,
             stream=stream,
             webhook_url=webhook_url,
+            cache=cache,
         )
         return Job(self._insert([job], session)[0], self)  # type: ignore[arg-type]
 

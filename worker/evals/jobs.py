@@ -113,7 +113,10 @@ class Jobs:
             raise CaseFailed(
                 f"not sent: ${spending.spent:.4f} were spent of ${spending.cap} (--max-cost)"
             )
-        job = choice.task.enqueue(**values, prompt_version=pin, user_id=USER, priority=_PRIORITY)
+        # A test that is shown what was answered before has tested nothing.
+        job = choice.task.enqueue(
+            **values, prompt_version=pin, user_id=USER, priority=_PRIORITY, cache=False
+        )
         spending.reserve(worst)
         self._running.add(job.id)
         self._on_change()

@@ -73,6 +73,7 @@ def _job(task: AnyTask, prompt: Prompt, sample: Sample) -> NewJob:
     options: dict[str, Any] = {
         "prompt_version": pin_to(prompt),
         "priority": PRIORITY,
+        "cache": False,
         "idempotency_key": KEY_PREFIX + digest(prompt.name, prompt.sha256, sample.input_sha256),
     }
     return task.new_job(sample.input, **options)

@@ -36,6 +36,7 @@ class Claim:
     paused: list[str]
     newest_release: int
     service: str | None
+    cache: bool = False
 
     def is_paused(self, model: str) -> str | None:
         """The pause that covers this job if it runs on `model`, as `scope:name`."""
@@ -66,7 +67,7 @@ RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt,
           extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
           spent.tokens, spent.usd,
           ARRAY(SELECT scope || ':' || name FROM pauses) AS paused,
-          {_NEWEST_RELEASE} AS newest_release, service"""  # noqa: S608
+          {_NEWEST_RELEASE} AS newest_release, service, cache"""  # noqa: S608
 
 _CLAIM = Statement(_TAKE + _CLAIMED)
 

@@ -82,7 +82,7 @@ GROUP BY 1, 2 ORDER BY 3 DESC
 _REQUEUE = text(f"""
 UPDATE jobs
 SET state = 'queued', run_at = now(), attempt = 0, rescues = 0, cancel_requested = false,
-    finished_at = NULL, dispatched_at = NULL, deadline_at = NULL
+    finished_at = NULL, dispatched_at = NULL, deadline_at = NULL, waits_for = NULL
 WHERE state IN ('failed', 'cancelled') AND {_SELECTED}
 RETURNING id
 """)  # noqa: S608

@@ -2,7 +2,8 @@
 
 Queued jobs are read group by group – one task, model and priority – through an index in that
 order, so that what a group must not send (its model's limit is used up, its task is paused) is not
-even looked at, and the cost does not grow with what waits behind.
+even looked at, and the cost does not grow with what waits behind. Jobs that wait for an identical
+request (`waits_for`) are not in that index.
 """
 
 from __future__ import annotations
@@ -86,12 +87,13 @@ _LIVE = """
 # The groups by a loose index scan: from each straight to the next, however many jobs it has.
 _SURVEY = Statement(f"""
 WITH RECURSIVE queued AS (
-    (SELECT task, coalesce(model, '') AS model, priority FROM jobs WHERE state = 'queued'
+    (SELECT task, coalesce(model, '') AS model, priority FROM jobs
+     WHERE state = 'queued' AND waits_for IS NULL
      ORDER BY task, coalesce(model, ''), priority LIMIT 1)
     UNION ALL
     SELECT later.* FROM queued CROSS JOIN LATERAL (
         SELECT task, coalesce(model, ''), priority FROM jobs
-        WHERE state = 'queued' AND (task, coalesce(model, ''), priority)
+        WHERE state = 'queued' AND waits_for IS NULL AND (task, coalesce(model, ''), priority)
             > (queued.task, queued.model, queued.priority)
         ORDER BY task, coalesce(model, ''), priority LIMIT 1) AS later
 ), waiting AS (
@@ -141,8 +143,8 @@ FROM unnest(cast(:tasks AS text[]), cast(:models AS text[]), cast(:priorities AS
             cast(:limits AS integer[])) AS wanted (task, model, priority, most)
 """
 
-_IN_GROUP = """state = 'queued' AND task = wanted.task AND coalesce(model, '') = wanted.model
-      AND priority = wanted.priority"""
+_IN_GROUP = """state = 'queued' AND waits_for IS NULL AND task = wanted.task
+      AND coalesce(model, '') = wanted.model AND priority = wanted.priority"""
 
 _ALLOWED = """run_at <= now() AND (rescues < :suspect OR :suspects_too)
       AND id <> ALL(cast(:not_these AS uuid[]))"""
@@ -240,7 +242,10 @@ def _read(rows: Iterable[Row[Any]]) -> list[Candidate]:
 
 _MARK = text("""
 UPDATE jobs SET state = 'dispatched', dispatched_at = now()
-FROM (SELECT id FROM jobs WHERE id = ANY(:ids) AND state = 'queued' FOR UPDATE SKIP LOCKED) AS due
+FROM (
+    SELECT id FROM jobs WHERE id = ANY(:ids) AND state = 'queued' AND waits_for IS NULL
+    FOR UPDATE SKIP LOCKED
+) AS due
 WHERE jobs.id = due.id
 RETURNING jobs.id, jobs.task, jobs.prompt_version, jobs.user_id, jobs.model, jobs.attempt
 """)

@@ -18,7 +18,8 @@ from worker.storage.finished import say_finished
 class NewJob:
     """A job that is about to be inserted; `input` is JSON text that Postgres can store.
 
-    `service` is who produced it, where that is known; `webhook_url` is told when it has ended.
+    `service` is who produced it, where that is known; `webhook_url` is told when it has ended;
+    with `cache` its result may come from another job that makes the same request, or go to one.
     """
 
     task: str
@@ -35,23 +36,24 @@ class NewJob:
     stream: bool = False
     service: str | None = None
     webhook_url: str | None = None
+    cache: bool = True
 
 
 # One array a column: the statement's text stays the same for one job and for ten thousand. Keys are
 # inserted in order, so that two batches with the same keys wait for each other but never deadlock.
 _INSERT = text("""
 INSERT INTO jobs (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-                  model, max_attempts, run_at, stream, service, webhook_url)
+                  model, max_attempts, run_at, stream, service, webhook_url, cache)
 SELECT id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-       model, max_attempts, coalesce(run_at, now()), stream, service, webhook_url
+       model, max_attempts, coalesce(run_at, now()), stream, service, webhook_url, cache
 FROM unnest(cast(:id AS uuid[]), cast(:task AS text[]), cast(:input AS jsonb[]),
             cast(:lane AS text[]), cast(:priority AS smallint[]), cast(:user_id AS text[]),
             cast(:idempotency_key AS text[]), cast(:prompt_version AS text[]),
             cast(:model AS text[]), cast(:max_attempts AS integer[]),
             cast(:run_at AS timestamptz[]), cast(:stream AS boolean[]),
-            cast(:service AS text[]), cast(:webhook_url AS text[]))
+            cast(:service AS text[]), cast(:webhook_url AS text[]), cast(:cache AS boolean[]))
   AS new (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-          model, max_attempts, run_at, stream, service, webhook_url)
+          model, max_attempts, run_at, stream, service, webhook_url, cache)
 ORDER BY task, idempotency_key, service
 ON CONFLICT (task, idempotency_key, service) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id, created_at
@@ -130,9 +132,9 @@ def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Inse
 
 
 _ADOPT = text("""
-INSERT INTO jobs (id, task, input, state, user_id, max_attempts, webhook_url, dispatched_at)
+INSERT INTO jobs (id, task, input, state, user_id, max_attempts, webhook_url, cache, dispatched_at)
 VALUES (:id, :task, cast(:input AS jsonb), 'dispatched', :user_id, :max_attempts, :webhook_url,
-        now())
+        :cache, now())
 ON CONFLICT DO NOTHING
 """)
 
@@ -151,6 +153,7 @@ def adopt_job(connection: Connection, job: NewJob) -> None:
             "user_id": job.user_id,
             "max_attempts": job.max_attempts,
             "webhook_url": job.webhook_url,
+            "cache": job.cache,
         },
     )
 

@@ -60,7 +60,8 @@ class Progress:
 _PROGRESS = text("""
 SELECT
     (SELECT extract(epoch FROM now() - min(run_at))::float FROM (
-         SELECT task, model, run_at FROM jobs WHERE state = 'queued' AND run_at <= now()
+         SELECT task, model, run_at FROM jobs
+         WHERE state = 'queued' AND waits_for IS NULL AND run_at <= now()
          UNION ALL SELECT task, model, run_at FROM jobs WHERE state = 'dispatched') AS due
      WHERE NOT EXISTS (
          SELECT FROM pauses

@@ -42,6 +42,13 @@ class CallRecord:
     failed_checks: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A job was ended; `followed`: others may be waiting for its result."""
+
+    followed: bool
+
+
 _METERED = """
 metered AS (
     UPDATE usage
@@ -60,7 +67,7 @@ metered AS (
 
 _HELD = "WHERE id = :job_id AND claim_token = :token AND state = 'running'"
 
-_SUCCEED = Statement(f"""
+_RESULT = f"""
 WITH settled AS (
     UPDATE jobs
     SET state = 'succeeded', finished_at = now(), error = NULL, claim_token = NULL,
@@ -69,13 +76,24 @@ WITH settled AS (
     RETURNING id, task, user_id, service
 ), recorded AS (
     INSERT INTO results (job_id, task, user_id, output, prompt, prompt_version, model, source,
-                         warnings, prompt_sha256, variant, service)
+                         warnings, prompt_sha256, variant, service, request_sha256)
     SELECT id, task, user_id, cast(:output AS jsonb), :prompt, :prompt_version, :result_model,
-           :source, cast(:warnings AS jsonb), :prompt_sha256, :variant, service
+           :source, cast(:warnings AS jsonb), :prompt_sha256, :variant, service,
+           cast(:request_sha256 AS text)
     FROM settled
-), {_METERED}
-SELECT id FROM settled
-""")  # noqa: S608 – built from the constants above
+), {_METERED}"""  # noqa: S608 – built from the constants above
+
+_SUCCEED = Statement(f"{_RESULT} SELECT false FROM settled")  # noqa: S608
+
+# Whoever waits for this result either has marked the row by now, or will not find it.
+_SUCCEED_LEADING = Statement(f"""{_RESULT}, released AS (
+    DELETE FROM request_leaders USING settled
+    WHERE request_leaders.request_sha256 = :request_sha256
+      AND request_leaders.job_id = settled.id AND request_leaders.claim_token = :token
+    RETURNING followed
+)
+SELECT coalesce((SELECT followed FROM released), true) FROM settled
+""")  # noqa: S608
 
 # Locked against a rescue between the check of the token and the INSERT.
 _NEXT_CALL = Statement(f"""
@@ -157,8 +175,12 @@ def succeed(
     variant: str | None = None,
     warnings: Sequence[dict[str, str]] = (),
     source: str = "api",
-) -> bool:
-    """Store the result, complete the usage row and end the job; False when the claim was lost."""
+    request_sha256: str | None = None,
+) -> Success | None:
+    """Store the result, complete the usage row and end the job; None when the claim was lost.
+
+    With `request_sha256` the result may be served again, and the job leads that request no longer.
+    """
     parameters = _parameters(claim, usage_id, call) | {
         "output": output,
         "prompt": prompt,
@@ -168,8 +190,11 @@ def succeed(
         "result_model": model,
         "source": source,
         "warnings": json.dumps(list(warnings)),
+        "request_sha256": request_sha256,
     }
-    return _SUCCEED.row(connection, parameters) is not None
+    statement = _SUCCEED if request_sha256 is None else _SUCCEED_LEADING
+    row = statement.row(connection, parameters)
+    return None if row is None else Success(followed=row[0])
 
 
 def requeue(

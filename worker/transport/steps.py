@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import structlog
 from celery import bootsteps, signals
 
 from worker.engine.alerts import AlertLoop
 from worker.engine.announcer import Announcer
+from worker.engine.followers import FollowerLoop, Told
 from worker.engine.holdings import Holdings
 from worker.engine.job_webhooks import WebhookLoop
 from worker.engine.leases import LeaseLoop
@@ -45,6 +47,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         self._engine = type(self).build(parent)
+        self._engine.report_followers(lambda ids, succeeded: _report(parent, ids, succeeded))
         signals.worker_shutting_down.connect(self._engine.drain, weak=False)
         self._engine.start()
 
@@ -53,6 +56,18 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._engine.stop()
 
     terminate = stop
+
+
+def _report(parent: Any, ids: Sequence[UUID], succeeded: bool) -> None:
+    """Tell Flower of jobs that ended without a message of their own being on its way."""
+    dispatcher = getattr(parent.consumer, "event_dispatcher", None)
+    if dispatcher is None:
+        return
+    for job_id in ids:
+        if succeeded:
+            dispatcher.send("task-succeeded", uuid=str(job_id), result="None", runtime=0.0)
+        else:
+            dispatcher.send("task-failed", uuid=str(job_id), exception="of an identical request")
 
 
 class Engine:
@@ -66,6 +81,7 @@ class Engine:
         serving: ServingLoop,
         watcher: ReleaseWatcher,
         announcer: Announcer,
+        followers: FollowerLoop,
         *,
         worker: str,
         slots: int,
@@ -79,9 +95,14 @@ class Engine:
         self._leases = LeaseLoop(settings, holdings, worker, slots)
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
         self._announcer = announcer
+        self._followers = followers
         self._aside: list[Loop] = [AlertLoop(output_bounds, watcher), WebhookLoop(settings)]
         if url := settings.alert_webhook_url:
             self._aside.append(DeliveryLoop(url.get_secret_value()))
+
+    def report_followers(self, told: Told) -> None:
+        """Have it told which jobs ended with another one's outcome."""
+        self._followers.told = told
 
     def start(self) -> None:
         """Start all loops."""
@@ -90,6 +111,7 @@ class Engine:
         self._serving.start()
         self._relay.start()
         self._announcer.start()
+        self._followers.start()
         for loop in self._aside:
             loop.start()
 
@@ -116,6 +138,7 @@ class Engine:
         self._maintenance.stop()
         self._leases.stop()
         self._announcer.stop()
+        self._followers.stop()
         for loop in self._aside:
             loop.stop(timeout=0)
         with transaction() as connection:

@@ -1,0 +1,59 @@
+"""The key of a request: jobs with the same one may have one answer between them.
+
+It covers everything that reaches Claude but `metadata.user_id`, and what becomes of the reply: the
+task, whose checks look at it, and the input, which they see. Two inputs may render to the same
+text; they are two requests all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from worker.claude.request import Request
+
+#: Part of every key: another number makes all older results unservable.
+_FORMAT = 1
+
+#: What is not taken as it is: `schema` goes in as its hash, the user only where a task says so.
+_APART = {"schema", "user_id"}
+_SENT = [field.name for field in fields(Request) if field.name not in _APART]
+
+
+def request_key(
+    request: Request,
+    *,
+    task: str,
+    given: str,
+    prompt_sha256: str,
+    schema_sha256: str,
+    service: str | None,
+    user_id: str | None = None,
+) -> str:
+    """The SHA-256, in hexadecimal, of all that makes a request what it is.
+
+    Args:
+        request: the first request of an attempt.
+        task: its name.
+        given: the validated input, as JSON; the order of its keys makes no difference.
+        prompt_sha256: the content of the prompt version.
+        schema_sha256: the output schema as it is sent.
+        service: who produced the job; a service is never served what was made for another one.
+        user_id: whose the result is, for tasks whose results are their users' own.
+    """
+    parts: Mapping[str, Any] = {
+        "format": _FORMAT,
+        "request": {name: getattr(request, name) for name in _SENT},
+        "task": task,
+        "input": json.loads(given),
+        "prompt": prompt_sha256,
+        "schema": schema_sha256,
+        "service": service,
+        "user": user_id,
+    }
+    # Escaped to ASCII, so that texts which look the same and differ in code points stay apart.
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
