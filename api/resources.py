@@ -71,6 +71,9 @@ class JobOptions(BaseModel):
     )
     max_attempts: int | None = Field(None, ge=1, le=999, description="Overrides the task's.")
     stream: bool = Field(False, description="Publish the reply as it is written.")
+    cache: bool = Field(
+        True, description="false: ask Claude in any case, and serve the result to no other job."
+    )
     webhook_url: str | None = Field(
         None,
         min_length=1,

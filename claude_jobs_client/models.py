@@ -30,7 +30,8 @@ class Options(TypedDict, total=False):
     """How a job is to be run; None is as good as nothing.
 
     `priority`: 0 first. `run_at`: not before then, with a time zone. `idempotency_key`: the same
-    key and input are the same job. `stream`: publish the reply as it is written.
+    key and input are the same job. `stream`: publish the reply as it is written. `cache`: False to
+    have Claude asked in any case.
     """
 
     user_id: str | None
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     model: str | None
     max_attempts: int | None
     stream: bool | None
+    cache: bool | None
     webhook_url: str | None
 
 

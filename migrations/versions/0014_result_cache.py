@@ -54,10 +54,11 @@ CREATE UNLOGGED TABLE request_leaders (
 CREATE INDEX request_leaders_by_job ON request_leaders (job_id);
 """
 
+_SQL = import_module("migrations.versions.0011_sql_and_webhooks")
+
 #: `enqueue_job` with a parameter more.
 ENQUEUE = (
-    import_module("migrations.versions.0011_sql_and_webhooks")
-    .ENQUEUE.replace(
+    _SQL.ENQUEUE.replace(
         "    webhook_url      text        DEFAULT NULL\n",
         "    webhook_url      text        DEFAULT NULL,\n"
         "    cache            boolean     DEFAULT true\n",
@@ -70,6 +71,12 @@ ENQUEUE = (
         "coalesce(webhook_url, known.webhook_url))",
         "coalesce(webhook_url, known.webhook_url), coalesce(cache, true))",
     )
+)
+
+#: `job_status` without the rows of results that were served: they are no calls.
+_COUNT_CALLS = (
+    "SELECT count(*) AS calls",
+    "SELECT count(*) FILTER (WHERE source <> 'cache') AS calls",
 )
 
 _VIEWS = import_module("migrations.versions.0009_prompt_performance_watches")
@@ -107,12 +114,14 @@ def upgrade() -> None:
         op.execute(statements)
     op.execute(_PERFORMANCE.replace("WHERE finished_at IS NOT NULL", _CALLS_ONLY))
     _replace_enqueue_job(ENQUEUE)
+    _replace_job_status(_SQL.STATUS.replace(*_COUNT_CALLS))
 
 
 def downgrade() -> None:
     op.execute(_PERFORMANCE)
+    _replace_job_status(_SQL.STATUS)
     op.execute(DOWNGRADE)
-    _replace_enqueue_job(import_module("migrations.versions.0011_sql_and_webhooks").ENQUEUE)
+    _replace_enqueue_job(_SQL.ENQUEUE)
 
 
 def _replace_enqueue_job(definition: str) -> None:
@@ -132,3 +141,8 @@ def _replace_enqueue_job(definition: str) -> None:
     op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
     for producer in producers:
         op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {producer}")
+
+
+def _replace_job_status(definition: str) -> None:
+    schema = op.get_bind().scalar(text("SELECT quote_ident(current_schema())"))
+    op.execute(definition.replace("CREATE", "CREATE OR REPLACE", 1).replace("{schema}", schema))

@@ -71,7 +71,7 @@ def test_a_thousand_identical_jobs_over_four_workers_make_one_call(
 
 
 def test_a_leader_that_is_killed_costs_one_call_more(system: System, fleet: Fleet) -> None:
-    system.claude.configure(latency=2.0)
+    system.claude.configure(latency=60.0)
     workers = fleet.start(4)
     enqueue(system, 1000)
     system.eventually(
@@ -79,6 +79,7 @@ def test_a_leader_that_is_killed_costs_one_call_more(system: System, fleet: Flee
         system.unfinished,
     )
 
+    system.claude.configure(latency=0.2)
     fleet.kill(leading(system, workers))
 
     system.all_end()

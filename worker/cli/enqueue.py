@@ -25,6 +25,9 @@ Model = Annotated[str | None, typer.Option(help="Override the prompt's model.")]
 Webhook = Annotated[
     str | None, typer.Option(metavar="URL", help="Told when a job has ended; see docs/webhooks.md.")
 ]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Ask Claude, whatever was answered before.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.")]
 
@@ -53,6 +56,7 @@ def enqueue(
         bool, typer.Option("--stream", help="Receive the reply as it is written, to be watched.")
     ] = False,
     webhook_url: Webhook = None,
+    no_cache: NoCache = False,
     wait: Wait = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the reply as it is written; implies --stream.")
@@ -73,6 +77,7 @@ def enqueue(
         model=model,
         stream=stream or watch,
         webhook_url=webhook_url,
+        cache=not no_cache,
     )
     if not wait and not watch:
         typer.echo(job.id)
@@ -96,6 +101,7 @@ def enqueue_file(
         typer.Option(help="Line N gets the key PREFIX:N, so that a second run adds nothing."),
     ] = None,
     webhook_url: Webhook = None,
+    no_cache: NoCache = False,
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
@@ -112,6 +118,7 @@ def enqueue_file(
         "prompt_version": prompt_version,
         "model": model,
         "webhook_url": webhook_url,
+        "cache": not no_cache,
     }
     kind.check_options(options)
     done = enqueue_lines(kind, _open(file), options, idempotency_prefix)

@@ -100,7 +100,7 @@ def _facts(job: RowMapping) -> list[tuple[str, str]]:
     prompt = job["result_prompt_version"] or job["prompt_version"] or "the one that serves"
     variant = f" ({job['variant']})" if job["variant"] else ""
     model = job["result_model"] or job["model"] or "of the prompt"
-    return [
+    facts = [
         ("job", str(job["id"])),
         ("task", escape(job["task"])),
         ("state", styled_state(job["state"])),
@@ -111,6 +111,14 @@ def _facts(job: RowMapping) -> list[tuple[str, str]]:
         ("started", when(job["started_at"])),
         ("finished", when(job["finished_at"])),
     ]
+    if job["source_job_id"] is not None:
+        facts.append(("result", f"from job {job['source_job_id']}, without a call"))
+    if job["waits_for"] is not None and job["state"] == "queued":
+        leader = job["leader"] or "one that is about to"
+        facts.append(("waits", f"for job {leader}, which makes the identical request"))
+    if not job["cache"]:
+        facts.append(("cache", "not for this job"))
+    return facts
 
 
 def _calls(calls: Any) -> Any:
@@ -120,7 +128,7 @@ def _calls(calls: Any) -> Any:
     for call in calls:
         listed.add_row(
             f"{call['attempt']}.{call['call']}",
-            call["outcome"],
+            _outcome(call),
             escape(call["model"]),
             escape(f"{call['prompt']}/{call['prompt_version']}"),
             f"{call['input_tokens']:,}",
@@ -130,6 +138,12 @@ def _calls(calls: Any) -> Any:
             escape(call["request_id"] or "-"),
         )
     return listed
+
+
+def _outcome(call: RowMapping) -> str:
+    if call["source"] != "cache":
+        return str(call["outcome"])
+    return "shared" if call["coalesced"] else "cached"
 
 
 def list_jobs(

@@ -46,19 +46,21 @@ def show(
     if json:
         typer.echo(as_json([dict(row) for row in rows]))
         return
-    columns = ("jobs>", "calls>", "ok>", "input>", "cached>", "output>", "thinking>", "cost>")
-    listed = table(by, *columns)
+    tokens = ("input>", "cached>", "output>", "thinking>")
+    listed = table(by, "jobs>", "calls>", "ok>", *tokens, "cost>", "served>", "spared>")
     for row in rows:
         listed.add_row(
             escape(row["key"]),
             f"{row['jobs']:,}",
             f"{row['calls']:,}",
-            f"{row['ok'] / row['calls']:.0%}",
+            f"{row['ok'] / row['calls']:.0%}" if row["calls"] else "-",
             f"{row['input_tokens'] + row['cache_write_tokens']:,}",
             f"{row['cache_read_tokens']:,}",
             f"{row['output_tokens']:,}",
             f"{row['thinking_tokens']:,}",
             money(row["cost_usd"]),
+            f"{row['hits'] + row['coalesced']:,}",
+            money(row["spared_usd"]),
         )
     out.print(listed if rows else f"no calls in the last {since}")
     if rows:

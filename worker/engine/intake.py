@@ -37,6 +37,7 @@ def adopt(
     args: Sequence[Any],
     values: Mapping[str, Any],
     user_id: object = None,
+    cache: bool = True,
 ) -> Failure | None:
     """Give a message its row in `jobs`; a message that is delivered or sent twice is one job.
 
@@ -47,7 +48,7 @@ def adopt(
     try:
         if args:
             raise InvalidInput(f"{task.name}: send the input as keyword arguments (kwargs={{…}})")
-        job = replace(task.new_job(values, user_id=user), id=job_id)
+        job = replace(task.new_job(values, user_id=user, cache=cache), id=job_id)
     except InvalidInput as error:
         failure = Failure("invalid_input", "invalid input", str(error))
         _keep_failed(task.name, job_id, args, values, failure, user, task)

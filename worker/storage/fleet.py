@@ -9,7 +9,10 @@ from sqlalchemy import Connection, RowMapping, text
 
 # Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
 _COUNTS = text("""
-SELECT task, state, count(*) AS jobs FROM jobs WHERE state = 'queued' GROUP BY 1, 2
+SELECT task, state, count(*) AS jobs FROM (
+    SELECT task, state FROM jobs WHERE state = 'queued' AND waits_for IS NULL
+    UNION ALL SELECT task, state FROM jobs WHERE state = 'queued' AND waits_for IS NOT NULL
+) AS queued GROUP BY 1, 2
 UNION ALL
 SELECT task, state, count(*) FROM jobs WHERE state = 'dispatched' GROUP BY 1, 2
 UNION ALL

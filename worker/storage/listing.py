@@ -64,7 +64,7 @@ SELECT jobs.id, jobs.task, jobs.state, jobs.priority, jobs.user_id, jobs.idempot
 FROM ({chosen}) AS jobs
 LEFT JOIN results ON results.job_id = jobs.id
 CROSS JOIN LATERAL (
-    SELECT count(*) AS calls,
+    SELECT count(*) FILTER (WHERE source <> 'cache') AS calls,
            coalesce(sum(input_tokens + cache_read_tokens + cache_write_5m_tokens
                         + cache_write_1h_tokens), 0) AS input_tokens,
            coalesce(sum(output_tokens), 0) AS output_tokens,

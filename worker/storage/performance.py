@@ -25,7 +25,7 @@ FROM (
               AND outcome IN ('ok', 'invalid_output', 'truncated', 'refused') AS first_reply
     FROM usage
     WHERE prompt = :prompt AND created_at >= :since AND finished_at IS NOT NULL
-      AND (:pinned OR variant IS DISTINCT FROM 'pinned')
+      AND source <> 'cache' AND (:pinned OR variant IS DISTINCT FROM 'pinned')
 ) AS made
 JOIN jobs ON jobs.id = job_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
 GROUP BY job_id
@@ -60,7 +60,8 @@ def ended_jobs(
 
 _SEEN = text("""
 SELECT DISTINCT prompt_version FROM usage
-WHERE prompt = :prompt AND created_at >= :since AND (:pinned OR variant IS DISTINCT FROM 'pinned')
+WHERE prompt = :prompt AND created_at >= :since AND source <> 'cache'
+  AND (:pinned OR variant IS DISTINCT FROM 'pinned')
 """)
 
 

@@ -30,8 +30,9 @@ def outcome(connection: Connection, job_id: UUID) -> RowMapping:
 
 _JOB = text("""
 SELECT jobs.*, results.output, results.model AS result_model,
-       results.prompt_version AS result_prompt_version, results.source, results.variant,
-       results.warnings
+       results.prompt_version AS result_prompt_version, results.source, results.source_job_id,
+       results.variant, results.warnings,
+       (SELECT job_id FROM request_leaders WHERE request_sha256 = jobs.waits_for) AS leader
 FROM jobs LEFT JOIN results ON results.job_id = jobs.id
 WHERE jobs.id = :id
 """)
@@ -97,7 +98,7 @@ SELECT jobs.task, jobs.state, coalesce(jobs.error ->> 'type', '') AS error, coun
        sum(spent.unpriced) AS unpriced
 FROM jobs
 CROSS JOIN LATERAL (
-    SELECT count(*) AS calls,
+    SELECT count(*) FILTER (WHERE source <> 'cache') AS calls,
            coalesce(sum(input_tokens + cache_read_tokens + cache_write_5m_tokens
                         + cache_write_1h_tokens), 0) AS tokens_in,
            coalesce(sum(output_tokens), 0) AS tokens_out,

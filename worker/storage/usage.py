@@ -21,8 +21,12 @@ _KEYS: dict[Dimension, str] = {
 }
 
 _TOTALS = """
-SELECT {key} AS key, count(DISTINCT job_id) AS jobs, count(*) AS calls,
-       count(*) FILTER (WHERE outcome = 'ok') AS ok,
+SELECT {key} AS key, count(DISTINCT job_id) AS jobs,
+       count(*) FILTER (WHERE source <> 'cache') AS calls,
+       count(*) FILTER (WHERE source <> 'cache' AND outcome = 'ok') AS ok,
+       count(*) FILTER (WHERE source = 'cache' AND NOT coalesced) AS hits,
+       count(*) FILTER (WHERE coalesced) AS coalesced,
+       coalesce(sum(full_cost_usd) FILTER (WHERE source = 'cache'), 0) AS spared_usd,
        coalesce(sum(input_tokens), 0) AS input_tokens,
        coalesce(sum(cache_read_tokens), 0) AS cache_read_tokens,
        coalesce(sum(cache_write_5m_tokens + cache_write_1h_tokens), 0) AS cache_write_tokens,
@@ -38,8 +42,9 @@ GROUP BY 1 ORDER BY {order}
 def totals(connection: Connection, by: Dimension, since: datetime) -> Sequence[RowMapping]:
     """Calls, tokens and dollars since a time, by task, prompt version, model, user or day.
 
-    The dearest come first; days come in order. `unpriced` counts complete replies of models that
-    the price list lacks: their cost is missing from the sum.
+    `hits` and `coalesced` are results that were served without a call, and `spared_usd` what their
+    originals would have cost again. The dearest come first; days come in order. `unpriced` counts
+    complete replies of models that the price list lacks: their cost is missing from the sum.
     """
     order = "1" if by == "day" else "cost_usd DESC, 1"
     statement = text(_TOTALS.format(key=_KEYS[by], order=order))
@@ -55,7 +60,7 @@ SELECT prompt, prompt_version, count(*) AS calls,
        percentile_disc(ARRAY[0.5, 0.95, 0.99, 1]) WITHIN GROUP (
            ORDER BY output_tokens) AS output,
        avg((outcome = 'truncated')::int)::float AS truncated
-FROM usage WHERE created_at >= :since AND complete
+FROM usage WHERE created_at >= :since AND complete AND source <> 'cache'
 GROUP BY 1, 2 ORDER BY 1, 2
 """)
 

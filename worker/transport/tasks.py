@@ -48,9 +48,12 @@ def register(
         with structlog.contextvars.bound_contextvars(job=str(job_id), task=task.name):
             hints = hints_of(task.name, self.request.headers)
             if not _is_ours(args, values, job_id):
-                user_id = (self.request.headers or {}).get("user_id")
+                headers = self.request.headers or {}
+                user_id, cache = headers.get("user_id"), _is_wanted(headers.get("cache"))
                 # Until the row exists, the message is all there is: it must not be acknowledged.
-                failure = persistently(lambda: adopt(task, job_id, args, values, user_id), ending)
+                failure = persistently(
+                    lambda: adopt(task, job_id, args, values, user_id, cache), ending
+                )
                 if failure:
                     _fail(task, failure)
             _report(task, run_attempt(task, job_id, hints))
@@ -61,6 +64,11 @@ def register(
 def _is_ours(args: tuple[Any, ...], values: dict[str, Any], job_id: UUID) -> bool:
     """Whether the message is the relay's: a bare id, whose row exists."""
     return not values and args == (str(job_id),)
+
+
+def _is_wanted(header: object) -> bool:
+    """What a `send_task` producer says of caching; anything but a plain no is a yes."""
+    return str(header).lower() not in ("false", "0", "no")
 
 
 def _report(task: AnyTask, ended: Ended) -> None:
