@@ -122,3 +122,49 @@ def test_what_befalls_the_leader_is_overcome_once_for_all(
 
     assert len(system.claude.ledger()) == calls
     assert_all_share_one_result(system, 200)
+
+
+def test_redis_flushed_halfway_costs_nothing(system: System, fleet: Fleet) -> None:
+    system.claude.configure(latency=3.0)
+    fleet.start(2)
+    enqueue(system, 300)
+    system.eventually(
+        lambda: system.count("state = 'queued' AND waits_for IS NOT NULL") > 50, system.unfinished
+    )
+
+    system.broker().flushdb()
+
+    system.all_end()
+    assert len(system.claude.ledger()) == 1
+    assert_all_share_one_result(system, 300)
+
+
+def test_postgres_killed_halfway_costs_one_call_more_at_most(system: System, fleet: Fleet) -> None:
+    """It comes back without the table that says who leads; who waits is found all the same."""
+    system.claude.configure(latency=4.0)
+    fleet.start(2)
+    enqueue(system, 300)
+    system.eventually(
+        lambda: system.count("state = 'queued' AND waits_for IS NOT NULL") > 100, system.unfinished
+    )
+
+    system.stack.postgres.kill()
+    system.stack.postgres.start()
+
+    system.all_end(90)
+    assert len(system.claude.ledger()) <= 2
+    assert_all_share_one_result(system, 300)
+
+
+def test_a_request_that_kills_its_workers_does_so_four_times(system: System, fleet: Fleet) -> None:
+    """Not four times for each job: followers take on what the request has done."""
+    system.claude.configure(latency=0.3)
+    fleet.start(1, app="tests.chaos.poisoned")
+    poisoned = enqueue(system, 30, text="POISON")
+    system.eventually(lambda: fleet.tend() and system.all_final(), system.unfinished, 120)
+
+    rows = system.sql("SELECT state, error ->> 'type' AS error FROM jobs")
+    assert [(row["state"], row["error"]) for row in rows] == [("failed", "worker_lost")] * len(
+        poisoned
+    )
+    assert len(system.claude.ledger()) <= 5
