@@ -137,6 +137,8 @@ def _measure(parts: list[str], size: Size, peer: str) -> dict[str, Any]:
     console.print("starting Postgres, Valkey and the simulated Claude …")
     claude = SimulatedClaude(seed=1)
     with servers(FOLDER, claude=claude) as stack:
+        # Inputs come again and again, and every job is to make its call, as those of peers do.
+        stack.environment["CLAUDE_JOBS_CACHE_SECONDS"] = "0"
         use_here(stack.environment)
         results: dict[str, Any] = {
             "conditions": conditions(stack),

@@ -88,11 +88,6 @@ def test_metadata_changes_nothing() -> None:
     assert key(replace(REQUEST, user_id="somebody")) == key()
 
 
-def test_the_order_of_an_inputs_keys_changes_nothing() -> None:
-    assert key(given='{"a":1,"b":2}') == key(given='{"b":2,"a":1}')
-    assert key(given='{"a":[1,2]}') != key(given='{"a":[2,1]}')
-
-
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
 def test_texts_that_look_the_same_are_kept_apart(form: Any) -> None:
     text = "\u00e9 \u212b \ufb01 e\u0301"
@@ -120,7 +115,7 @@ json_values = strategies.recursive(
 
 @given(json_values, json_values)
 def test_two_inputs_never_share_a_key(one: Any, other: Any) -> None:
-    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    same = json.dumps(one) == json.dumps(other)
     assert (key(given=json.dumps({"a": one})) == key(given=json.dumps({"a": other}))) == same
 
 
