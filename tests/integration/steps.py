@@ -47,8 +47,10 @@ def run(connection: Connection, job: NewJob) -> tuple[Claim, int]:
     return taken, open_usage(connection, taken)
 
 
-def succeed(connection: Connection, taken: Claim, usage_id: int) -> bool:
-    return settle.succeed(
+def succeed(
+    connection: Connection, taken: Claim, usage_id: int, request_sha256: str | None = None
+) -> bool:
+    success = settle.succeed(
         connection,
         taken,
         usage_id,
@@ -57,7 +59,9 @@ def succeed(connection: Connection, taken: Claim, usage_id: int) -> bool:
         prompt="p",
         prompt_version="1",
         model="m",
+        request_sha256=request_sha256,
     )
+    return success is not None
 
 
 def requeue(connection: Connection, taken: Claim, usage_id: int) -> bool:

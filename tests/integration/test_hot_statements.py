@@ -23,7 +23,7 @@ from tests.integration.steps import (
     requeue,
     succeed,
 )
-from worker.storage import fleet, leases, read, rescue
+from worker.storage import cache, fleet, followers, leaders, leases, read, rescue
 from worker.storage.claim import Hints, claim_and_open
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
@@ -54,6 +54,19 @@ def history(stack: Stack) -> Iterator[Engine]:
         )
         connection.execute(
             text("""
+            INSERT INTO results (job_id, task, output, prompt, prompt_version, model,
+                                 request_sha256)
+            SELECT id, 't', '{}', 'p', '1', 'm', md5(id::text) FROM jobs WHERE state = 'succeeded'
+            """)
+        )
+        connection.execute(
+            text("""
+            INSERT INTO jobs (task, input, state, waits_for)
+            SELECT 't', '{}', 'queued', md5((n % 100)::text) FROM generate_series(1, 5000) AS n
+            """)
+        )
+        connection.execute(
+            text("""
             INSERT INTO jobs (task, input, state, dispatched_at, claim_token, lease_expires_at,
                               worker)
             SELECT 't', '{}', (ARRAY['queued', 'dispatched', 'running'])[1 + n % 3],
@@ -62,7 +75,7 @@ def history(stack: Stack) -> Iterator[Engine]:
             """)
         )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE jobs, usage"))
+        connection.execute(text("VACUUM ANALYZE jobs, usage, results"))
     yield engine
     engine.dispose()
     stack.postgres.drop_database("history")
@@ -90,6 +103,67 @@ def claim_at_once(connection: Connection) -> None:
     assert claim_and_open(connection, job_id, TERMS, hints, 0, CALL) is not None
 
 
+SOME_RESULT = """
+    SELECT job_id FROM results WHERE request_sha256 IS NOT NULL ORDER BY request_sha256 LIMIT 1"""
+
+
+def claim_and_enter(connection: Connection) -> None:
+    taken = claim(connection, some_job(connection, "dispatched"))
+    assert taken is not None
+    usage_id = open_usage(connection, taken)
+    standing = leaders.enter(connection, taken, "some key", 600)
+    assert standing.leader is not None
+    other = leaders.Leader(some_job(connection, "running"), taken.token, alive=True)
+    leaders.park(connection, taken, usage_id, "some key", other)
+    leaders.take_over(connection, taken, "some key", other)
+    leaders.let_go(connection, taken, "some key")
+
+
+def claim_and_lead(connection: Connection) -> None:
+    taken = claim(connection, some_job(connection, "dispatched"))
+    assert taken is not None
+    usage_id = open_usage(connection, taken)
+    leaders.enter(connection, taken, "some key", 600)
+    assert succeed(connection, taken, usage_id, request_sha256="some key")
+
+
+def claim_and_serve(connection: Connection) -> None:
+    taken = claim(connection, some_job(connection, "dispatched"))
+    source = connection.execute(text(SOME_RESULT)).scalar_one()
+    assert taken is not None
+    served = cache.serve(
+        connection,
+        taken,
+        open_usage(connection, taken),
+        "some key",
+        leaders.Servable(source, "{}", "m"),
+        prompt="p",
+        prompt_version="1",
+        prompt_sha256="0",
+        variant="pinned",
+    )
+    assert served is not None
+
+
+def waited_for(connection: Connection) -> str:
+    return followers.orphaned(connection)[0]
+
+
+def complete_followers(connection: Connection) -> None:
+    source = connection.execute(text(SOME_RESULT)).scalar_one()
+    connection.execute(
+        text("UPDATE results SET prompt_sha256 = '0' WHERE job_id = :id"), {"id": source}
+    )
+    assert followers.complete(connection, waited_for(connection), source, window=1e9)
+
+
+def promote_follower(connection: Connection) -> None:
+    key = waited_for(connection)
+    seen = followers.situation(connection, key)
+    assert seen is not None
+    assert followers.promote(connection, key, seen, attempt=0, rescues=0)
+
+
 HOT: dict[str, Callable[[Connection], object]] = {
     "dispatch": lambda c: dispatch(c, working_set=1000, batch=100),
     "count jobs by state": fleet.counts,
@@ -100,6 +174,15 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "claim and retry": claim_and(requeue),
     "claim and fail": claim_and(fail),
     "claim and cancel": claim_and(cancel),
+    "claim and enter": claim_and_enter,
+    "claim and lead": claim_and_lead,
+    "claim and serve": claim_and_serve,
+    "find followers": followers.orphaned,
+    "forget leaders": followers.forget_leaders,
+    "complete followers": complete_followers,
+    "fail followers": lambda c: followers.fail(c, waited_for(c), {}, most_attempts=9),
+    "promote a follower": promote_follower,
+    "release followers": lambda c: followers.release(c, waited_for(c)),
     "renew": lambda c: leases.renew(
         c, [t for t in [claim(c, some_job(c, "dispatched"))] if t], lease_seconds=30
     ),
