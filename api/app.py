@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -133,6 +134,7 @@ async def _lifespan(
     stopping = asyncio.Event()
     app.state.context = Context(
         registry=registry,
+        models=json.dumps(registry.models()),
         database=database,
         writer=Writer(database),
         places=Places(settings.api_streams),

@@ -15,9 +15,13 @@ from worker.engine.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a request works with. `stopping` is set when the process has been asked to end."""
+    """What a request works with. `stopping` is set when the process has been asked to end.
+
+    `models` is the model of each task's jobs, as JSON.
+    """
 
     registry: Registry
+    models: str
     database: Database
     writer: Writer
     places: Places

@@ -151,6 +151,7 @@ async def list_(
     ] = None,
 ) -> Response:
     """A page of this service's jobs. Jobs that are enqueued meanwhile shift no page."""
+    here = context(request)
     after = Position.from_cursor(cursor) if cursor else None
     wanted = partial(
         list_jobs,
@@ -160,8 +161,9 @@ async def list_(
         user_id=user_id,
         after=after,
         limit=limit,
+        models=here.models,
     )
-    page = await context(request).database.read(_page, wanted)
+    page = await here.database.read(_page, wanted)
     return json_response(job_list(page.jobs, page.next.as_cursor() if page.next else None))
 
 
@@ -214,7 +216,7 @@ async def read_job(
 
 
 async def _find(here: Context, key: ApiKey, job_id: UUID) -> dict[str, Any]:
-    found = await here.database.read(find_job, job_id, service=key.service)
+    found = await here.database.read(find_job, job_id, service=key.service, models=here.models)
     if found is None:
         raise not_found()
     return _seen_with(key, job_resource(found))

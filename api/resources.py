@@ -145,6 +145,12 @@ class JobResource(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    held_by: str | None = Field(
+        description="The budget that holds the job while it is queued, such as `all per day`."
+    )
+    held_until: datetime | None = Field(
+        description="The end of that budget's window; sooner if the budget is raised."
+    )
     error: JobError | None
     output: dict[str, Any] | None
     usage: Usage
@@ -254,6 +260,8 @@ def fresh_resource(job: NewJob, created_at: datetime) -> dict[str, Any]:
         "created_at": _utc(created_at),
         "started_at": None,
         "finished_at": None,
+        "held_by": None,
+        "held_until": None,
         "error": None,
         "output": None,
         "usage": {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": "0"},

@@ -115,6 +115,8 @@ class Job(_Model, Generic[T]):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    held_by: str | None = None
+    held_until: datetime | None = None
     error: JobError | None
     output: T | None = Field(repr=False)
     usage: Usage

@@ -38,6 +38,8 @@ from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServedModels, Serving, ServingLoop
 from worker.engine.settling import Ended
 from worker.engine.sharing import Sharing
+from worker.engine.spending import Spending
+from worker.engine.spendingloop import SpendingLoop
 from worker.engine.warmgate import WarmGate
 from worker.engine.warmth import Warmth
 from worker.errors import ClaudeJobsError, ConfigurationError
@@ -76,6 +78,7 @@ serving = Serving()
 models = ServedModels(registry, serving, catalog)
 serving_loop = ServingLoop(settings, serving, models)
 holdings = Holdings()
+spending = Spending()
 announcer = Announcer()
 followers = FollowerLoop(settings, registry)
 watchdog = Watchdog()
@@ -121,6 +124,7 @@ def _prepare_worker(**_: Any) -> None:
             for schema in preparer.schemas.values():
                 register_schema(connection, schema.sha256, schema.text)
             serving_loop.catch_up(connection)
+            spending.keep_up(connection)
             if is_held_to_policies(connection):
                 log.warning(
                     "row-level security applies to this role, dispatching is slower: connect as "
@@ -141,6 +145,7 @@ def _prepare_worker(**_: Any) -> None:
         watchdog,
         Sharing(settings, preparer.schemas, holdings, followers.attend, followers.release),
         worker_name,
+        spending,
         _writer(),
     )
 
@@ -172,6 +177,7 @@ def _build_engine(worker: Any) -> Engine:
         ReleaseWatcher(settings, registry.prompts),
         announcer,
         followers,
+        SpendingLoop(spending, models),
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

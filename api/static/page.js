@@ -183,7 +183,7 @@ function row(job) {
   const number = (textContent) => make("td", { className: "number", textContent });
   return make("tr", {},
     make("td", {}, button),
-    make("td", {}, make("span", { className: `state ${job.state}`, textContent: job.state })),
+    make("td", {}, make("span", { className: `state ${job.state}`, textContent: job.state, title: job.held_by ? `held by the budget ${job.held_by}` : "" })),
     make("td", {}, make("time", { dateTime: job.created_at, textContent: when(job.created_at), title: moments.format(new Date(job.created_at)) })),
     number(job.usage.input_tokens.toLocaleString()),
     number(job.usage.output_tokens.toLocaleString()),

@@ -299,15 +299,17 @@ def test_row_level_security_changes_nothing_for_others(
     assert values(owner, "SELECT count(*) FROM jobs") == [0]
 
 
-def test_a_reader_reads_results_usage_alerts_and_prompts(
+def test_a_reader_reads_results_usage_alerts_budgets_and_prompts(
     roles: Roles, finished: dict[str | None, UUID]
 ) -> None:
     reader = roles.reader("analyst")
-    readable = ["alerts", "results", "usage", *(t for t in TABLES if t.startswith("prompt_"))]
+    prompts = [table for table in TABLES if table.startswith("prompt_")]
+    readable = ["alerts", "budget_windows", "budgets", "results", "usage", *prompts]
 
     assert len(values(reader, "SELECT job_id FROM results")) == 3
     for table in readable:
         reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
+    reader.execute("SELECT * FROM budget_status")
     denied(
         reader,
         *(f"SELECT * FROM {table}" for table in TABLES if table not in readable),

@@ -7,6 +7,7 @@ import typer
 from worker.cli import (
     admin,
     alerts,
+    budgets,
     compare,
     enqueue,
     fleet,
@@ -69,6 +70,7 @@ app.command("migrate")(admin.migrate)
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")
+app.add_typer(budgets.budgets, name="budgets")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(grants.grants, name="grants")
 app.add_typer(webhooks.webhooks, name="webhooks")

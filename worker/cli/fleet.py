@@ -13,13 +13,17 @@ from rich.live import Live
 from rich.markup import escape
 from sqlalchemy import Connection
 
+from worker.cli.inspect import held_by
 from worker.cli.output import as_json, check_database, err, out, table, when
+from worker.engine.registry import load_registry
 from worker.limits.limiter import Limiter
 from worker.limits.types import ClassState
 from worker.settings import get_settings
-from worker.storage import control, fleet
+from worker.storage import budgets, control, fleet
 from worker.storage.engine import transaction
 from worker.storage.models import STATES
+
+_MOST_HELD = 20
 
 
 def status(
@@ -55,7 +59,7 @@ def health(
     """
     check_database()
     with transaction() as connection:
-        progress = fleet.progress(connection, silent=_silent())
+        progress = _progress(connection)
     due, claimed = progress.oldest_due, progress.last_claim
     closed = [state for state in _limits() if state.closed_for > 0]
     if closed and progress.live_workers:
@@ -80,13 +84,18 @@ def _silent() -> float:
     return get_settings().lease_seconds
 
 
+def _progress(connection: Connection) -> fleet.Progress:
+    return fleet.progress(connection, silent=_silent(), models=load_registry().models())
+
+
 def _facts(connection: Connection) -> dict[str, object]:
-    progress = fleet.progress(connection, silent=_silent())
+    progress = _progress(connection)
     return {
         "jobs": [dict(row) for row in fleet.counts(connection)],
         "oldest_due_seconds": progress.oldest_due,
         "last_claim_seconds": progress.last_claim,
         "pauses": [dict(row) for row in control.pauses(connection)],
+        "holding": [dict(row) for row in budgets.status(connection, held=True, limit=_MOST_HELD)],
         "workers": [dict(row) for row in fleet.workers(connection)],
         "limits": [asdict(state) for state in _limits()],
     }
@@ -119,8 +128,9 @@ def _limits_table(states: list[ClassState]) -> RenderableType:
 def _page() -> RenderableType:
     with transaction() as connection:
         counted = fleet.counts(connection)
-        progress = fleet.progress(connection, silent=_silent())
+        progress = _progress(connection)
         pauses = control.pauses(connection)
+        holding = budgets.status(connection, held=True, limit=_MOST_HELD)
         workers = fleet.workers(connection)
     by_task: dict[str, dict[str, int]] = defaultdict(dict)
     for row in counted:
@@ -135,6 +145,8 @@ def _page() -> RenderableType:
         what = escape(f"{pause['scope']} {pause['name']}".rstrip())
         since = f"since {when(pause['created_at'])} by {escape(pause['paused_by'])}"
         shown += [f"[bold red]PAUSED {what}[/] {since}: {escape(pause['reason'])}", ""]
+    for row in holding:
+        shown += [f"[bold yellow]HELD BY BUDGET[/] {held_by(row)}", ""]
     listed = table("worker", "running>", "slots>", "last seen>", "since", title="Workers")
     for worker in workers:
         silent = worker["silent"]

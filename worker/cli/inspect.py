@@ -15,9 +15,10 @@ from worker.cli.output import as_json, check_database, money, out, styled_state,
 from worker.engine.registry import load_registry
 from worker.engine.reproduce import reproduce
 from worker.errors import InvalidInput
-from worker.storage import read
+from worker.storage import budgets, read
 from worker.storage.engine import transaction
 from worker.storage.models import STATES
+from worker.storage.spending import dollars
 
 
 def parse_id(value: str, what: str = "a job") -> UUID:
@@ -54,11 +55,13 @@ def show(
             sent = reproduce(connection, load_registry(), dict(job), dict(made))
             _print_request(sent, json=json)
             return
+        holding = budgets.holding(connection, job["id"], load_registry().models())
     if json:
-        typer.echo(as_json({**job, "calls": [dict(call) for call in calls]}))
+        held = [dict(row) for row in holding]
+        typer.echo(as_json({**job, "held_by": held, "calls": [dict(call) for call in calls]}))
         return
     facts = table("", "~")
-    for name, value in _facts(job):
+    for name, value in [*_facts(job), *(("held by", held_by(row)) for row in holding)]:
         facts.add_row(f"[bold]{name}[/]", value)
     facts.show_header = False
     out.print(facts)
@@ -69,6 +72,14 @@ def show(
         out.print(f"\n[bold]error[/]\n{escape(as_json(job['error']))}")
     if job["output"] is not None:
         out.print(f"\n[bold]output[/]\n{escape(as_json(job['output']))}")
+
+
+def held_by(row: RowMapping) -> str:
+    """A budget that holds a job, and until when."""
+    return escape(
+        f"{row['label']}: ${dollars(row['amount_usd'])} is used up; until "
+        f"{when(row['ends_at'])}, or until it is raised"
+    )
 
 
 def _which(calls: Sequence[RowMapping], wanted: str | None) -> RowMapping:

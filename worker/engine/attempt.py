@@ -5,6 +5,7 @@ No transaction is open while Claude is thinking; every write after the claim is 
 
 from __future__ import annotations
 
+from functools import partial
 from traceback import extract_tb
 from uuid import UUID
 
@@ -32,6 +33,7 @@ from worker.engine.records import record_of, record_of_failure
 from worker.engine.registry import AnyTask
 from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
 from worker.engine.sharing import Sharing
+from worker.engine.spending import Purse, Spending
 from worker.engine.warmgate import Passage, WarmGate
 from worker.errors import Failure
 from worker.settings import Settings
@@ -74,6 +76,7 @@ class Attempts:
         watchdog: Watchdog,
         sharing: Sharing,
         worker: str,
+        spending: Spending,
         writer: StreamWriter | None = None,
     ) -> None:
         self._settings = settings
@@ -87,6 +90,7 @@ class Attempts:
         self._sharing = sharing
         self._settler = Settler(holdings)
         self._worker = worker
+        self._spending = spending
         self._writer = writer
 
     def run(self, task: AnyTask, job_id: UUID, hints: Hints | None = None) -> Ended:
@@ -111,25 +115,31 @@ class Attempts:
             if isinstance(joined, Ended):
                 return joined
             live = broadcast(self._writer, joined.claim)
-            ended = self._converse(joined, prepared, control, live)
+            with self._spending.purse(joined.claim) as purse:
+                ended = self._converse(joined, prepared, control, live, purse)
             live.end(ended)
             self._sharing.leave(joined, ended)
             return ended
 
     def _converse(
-        self, opened: OpenCall, prepared: Prepared, control: CallControl, live: Broadcast
+        self,
+        opened: OpenCall,
+        prepared: Prepared,
+        control: CallControl,
+        live: Broadcast,
+        purse: Purse,
     ) -> Ended:
         """Call Claude, and call again while a rejected reply can be mended within the attempt."""
         request = prepared.request
         while True:
             try:
-                reply = self._call(opened, request, control, live)
+                reply = self._call(opened, request, control, live, purse)
                 accepted = self._judge(opened, prepared, reply)
             except CallFailed as failed:
                 record = record_of_failure(failed)
                 return self._settler.after_failure(opened, record, failed.failure, failed.facts)
             except NotSent as held:
-                return self._settler.put_back(opened, held.wait, held.failure)
+                return self._settler.put_back(opened, held.wait, held.failure, held=held.held)
             except Rejected as rejected:
                 failed_checks = rejected.failed_checks
                 record = record_of(reply, rejected.outcome, failed_checks=failed_checks)
@@ -151,7 +161,12 @@ class Attempts:
                 return self._settler.succeed(opened, reply, accepted)
 
     def _call(
-        self, opened: OpenCall, request: Request, control: CallControl, live: Broadcast
+        self,
+        opened: OpenCall,
+        request: Request,
+        control: CallControl,
+        live: Broadcast,
+        purse: Purse,
     ) -> Reply:
         def send() -> Reply:
             live.begin(opened.usage_id)
@@ -175,9 +190,10 @@ class Attempts:
         prompt, first = opened.choice.prompt, opened.is_first()
         longest = LONGEST_WAIT if first else LONGEST_FOLLOW_UP_WAIT
         name = f"{prompt.name}/{prompt.version}"
+        pay = partial(purse.pay, opened.usage_id, request.model)
         with self._passage(opened, request, control) as passage:
             reply = self._gate.call(
-                request, name, control, send, longest_wait=longest, wanted=wanted
+                request, name, control, send, longest_wait=longest, wanted=wanted, pay=pay
             )
             passage.answered(reply)
             return reply

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from worker.engine.holds import Holds
 from worker.settings import Settings
 from worker.storage import dispatch
 from worker.storage.dispatch import Candidate, Dispatched, Group, Survey
@@ -73,16 +74,18 @@ class Dispatcher:
             count_users=settings.max_running_per_user is not None,
         )
         room = min(batch, settings.working_set - sum(seen.waiting.values()))
-        allowances = self._allowances(seen)
+        holds = Holds(seen.budgets)
+        allowances = self._allowances(seen, holds)
         # Where nothing may go out, one job is looked for: whether any waits for the limit.
         limits = {
             group: max(1, min(room, allowances.of_group(group)))
             for group in seen.groups
             if not self._paused(group, seen)
+            and not holds.hold(group.task, self._model(group.task, group.model))
         }
         if not limits:
             return Batch([], "later")
-        found = self._find(connection, limits, allowances, seen)
+        found = self._find(connection, limits, allowances, seen, holds)
         by_group = Counter(job.group for job in found)
         held = any(by_group[group] >= most for group, most in limits.items() if most < batch)
         chosen = allowances.choose(found, room)
@@ -101,9 +104,10 @@ class Dispatcher:
         limits: dict[Group, int],
         allowances: Allowances,
         seen: Survey,
+        holds: Holds,
     ) -> list[Candidate]:
         suspects_too, per_user = not seen.suspect_in_flight, self._settings.max_running_per_user
-        if per_user is None:
+        if per_user is None and not holds.users:
             return dispatch.candidates(
                 connection, limits, suspects_too=suspects_too, not_these=self._locked
             )
@@ -112,8 +116,8 @@ class Dispatcher:
             limits,
             suspects_too=suspects_too,
             not_these=self._locked,
-            not_of=allowances.users_without(),
-            each=per_user,
+            not_of=[*allowances.users_without(), *holds.users],
+            each=per_user or max(limits.values()),
             after=self._last_user,
         )
         # The next look begins where this one ended, and with the first user after the last.
@@ -131,7 +135,7 @@ class Dispatcher:
         while len(self._served) > _REMEMBERED_USERS:
             del self._served[next(iter(self._served))]
 
-    def _allowances(self, seen: Survey) -> Allowances:
+    def _allowances(self, seen: Survey, holds: Holds) -> Allowances:
         per_user = self._settings.max_running_per_user
         queued = {(group.task, group.model) for group in seen.groups}
         models = {self._model(*kind) for kind in queued | seen.waiting.keys()}
@@ -139,14 +143,17 @@ class Dispatcher:
             self._rooms |= self._capacity(unknown)
         self._known_models = models
         capacity = {model: self._rooms[model] for model in models}
-        left: dict[tuple[str, str], int] = {}
+        left: dict[tuple[str, str], int] = dict(holds.fits)
         for key, most in capacity.values():
             if most is not None:
                 left["class", key] = most
         for (task, model), count in seen.waiting.items():
-            key, most = capacity[self._model(task, model)]
+            runs_on = self._model(task, model)
+            key, most = capacity[runs_on]
             if most is not None:
                 left["class", key] -= count
+            for budget in holds.keys(task, runs_on):
+                left[budget] -= count
         for task, most in self._settings.max_running_per_task.items():
             left["task", task] = most - seen.live_tasks.get(task, 0)
         if per_user is not None:
@@ -154,7 +161,7 @@ class Dispatcher:
                 left["user", user] = per_user - count
         classes = {model: key for model, (key, _) in capacity.items()}
         suspect = not seen.suspect_in_flight
-        return Allowances(left, per_user, suspect, self._model, classes, self._served)
+        return Allowances(left, per_user, suspect, self._model, classes, self._served, holds)
 
     def _model(self, task: str, model: str) -> str:
         return model or self._models.get(task, "")
@@ -166,7 +173,8 @@ class Dispatcher:
 
 @dataclass(slots=True)
 class Allowances:
-    """How many more jobs each model class, task and user may have; what is not in `left` is free.
+    """How many more jobs each model class, task, user and budget may have; what is not in `left`
+    is free.
 
     Of the jobs that have used up their rescues one is in flight at a time (`suspect`): the one that
     kills its workers takes none of the others along.
@@ -178,6 +186,7 @@ class Allowances:
     model: Callable[[str, str], str]
     classes: Mapping[str, str]
     served: Mapping[str | None, int]
+    holds: Holds
 
     def of_group(self, group: Group) -> int:
         """How many jobs of a group may go out."""
@@ -224,8 +233,9 @@ class Allowances:
         )
 
     def _keys(self, group: Group, user: str | None) -> list[tuple[str, str]]:
-        shared = self.classes.get(self.model(group.task, group.model), "")
-        keys = [("class", shared), ("task", group.task)]
+        model = self.model(group.task, group.model)
+        keys = [("class", self.classes.get(model, "")), ("task", group.task)]
+        keys += self.holds.keys(group.task, model)
         return keys if user is None else [*keys, ("user", user)]
 
     def _left(self, key: tuple[str, str]) -> int:

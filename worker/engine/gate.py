@@ -32,11 +32,17 @@ RAMP_LIMIT = "ramp_limit_exceeded"
 
 
 class NotSent(Exception):
-    """A request that was held back: it may be worth another try after `wait` seconds."""
+    """A request that was held back: it may be worth another try after `wait` seconds.
 
-    failure: ClassVar[Failure]
+    `held`: its job is to wait for that however long it takes, and never to fail of it.
+    """
 
-    def __init__(self, wait: float = 0.0) -> None:
+    failure: Failure
+    held: ClassVar[bool] = False
+
+    def __init__(self, wait: float = 0.0, failure: Failure | None = None) -> None:
+        if failure is not None:
+            self.failure = failure
         super().__init__(f"{self.failure.summary}: wait {wait:.1f} s")
         self.wait = wait
 
@@ -69,22 +75,28 @@ class Gate:
         *,
         longest_wait: float = LONGEST_WAIT,
         wanted: Callable[[], bool] = lambda: True,
+        pay: Callable[[Cost], None] = lambda _: None,
     ) -> Reply:
         """The reply that `make` gets for `request`, once it may be sent.
 
         `prompt` is the prompt version, whose earlier calls tell what this one will cost; `wanted`
-        is asked at the last moment, since the wait may have been long.
+        is asked at the last moment, since the wait may have been long, and `pay` is called then,
+        with the expected cost.
 
         Raises:
-            NotSent: it may not be sent soon, or was not wanted any more.
+            NotSent: it may not be sent soon, was not wanted any more, or `pay` raised it.
             CallFailed: as `make` raises it, or because the call was ended while it waited.
         """
         key, characters = f"{prompt} {request.model}", request.prompt_characters()
         expected = self._estimates.estimate(key, characters, request.max_tokens)
         reservation = self._enter(request.model, expected, control, longest_wait)
-        if not wanted():
+        try:
+            if not wanted():
+                raise Superseded
+            pay(expected)
+        except BaseException:
             self._limiter.release(reservation)
-            raise Superseded
+            raise
         try:
             reply = make()
         except CallFailed as failed:

@@ -98,29 +98,35 @@ class Settler:
         log.error("job failed", error=failure.type, summary=failure.summary)
         return Ended("failed", failure)
 
-    def put_back(self, opened: OpenCall, after: float, why: Failure) -> Ended:
+    def put_back(
+        self, opened: OpenCall, after: float, why: Failure, *, held: bool = False
+    ) -> Ended:
         """Return a job whose next call may not be sent for `after` seconds, for the reason `why`.
 
         It costs no attempt, unless the attempt has made calls already: those were paid for. It
-        fails when its deadline comes before, or when that was its last attempt.
+        fails when its deadline comes before, or when that was its last attempt. A job that is
+        `held` does neither, and says why it waits.
         """
-        claim, unspent = opened.claim, opened.is_first()
-        if after >= opened.seconds_left() or not (unspent or claim.attempt < claim.max_attempts):
+        claim, unspent = opened.claim, held or opened.is_first()
+        hopeless = after >= opened.seconds_left() or not (
+            unspent or claim.attempt < claim.max_attempts
+        )
+        if hopeless and not held:
             return self.unrunnable(opened, why)
 
         def requeue(connection: Connection) -> bool:
-            held = settle.requeue(
+            ours = settle.requeue(
                 connection,
                 opened.claim,
                 None,
                 None,
                 after=after,
-                error=None,
+                error=why.as_json(claim.attempt) if held else None,
                 refund_attempt=unspent,
             )
-            if held:
+            if ours:
                 settle.withdraw_call(connection, opened.usage_id)
-            return held
+            return ours
 
         if not self._write_all(requeue):
             return _lost_claim()

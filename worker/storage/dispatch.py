@@ -57,13 +57,23 @@ class Dispatched:
     attempt: int
 
 
+class BudgetRoom(NamedTuple):
+    """What a hard budget leaves, in US dollars; `mean`: what its calls have cost on average."""
+
+    scope: str
+    subject: str
+    held: bool
+    left: float
+    mean: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What is queued, what is on its way, and what is held.
 
     `waiting` counts the dispatched jobs by task and model; `live` all that are dispatched or
     running, by task and by user – where it was asked for. `suspect_in_flight`: a job that has used
-    up its rescues is out there.
+    up its rescues is out there. `budgets` has the hard ones; of users' those that hold.
     """
 
     groups: list[Group]
@@ -72,6 +82,7 @@ class Survey:
     suspect_in_flight: bool
     live_tasks: dict[str, int] = field(default_factory=dict)
     live_users: dict[str, int] = field(default_factory=dict)
+    budgets: list[BudgetRoom] = field(default_factory=list)
 
 
 _LOCK = Statement("SELECT pg_advisory_xact_lock(:dispatching)")
@@ -106,7 +117,11 @@ SELECT (SELECT json_agg(json_build_array(task, model, priority)) FROM queued),
        EXISTS (SELECT FROM jobs WHERE state = 'dispatched' AND rescues >= :suspect)
            OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND rescues >= :suspect),
        CASE WHEN :count_tasks THEN {_LIVE.format(key="task")} END,
-       CASE WHEN :count_users THEN {_LIVE.format(key="user_id")} END
+       CASE WHEN :count_users THEN {_LIVE.format(key="user_id")} END,
+       (SELECT json_agg(json_build_array(scope, subject, held, left_usd,
+                                         (spent_usd + reserved_usd) / nullif(calls, 0)))
+        FROM budget_status
+        WHERE hard AND lane IS DISTINCT FROM 'batch' AND (held OR scope <> 'user'))
 """)  # noqa: S608 – built from the constant above
 
 
@@ -125,7 +140,7 @@ def survey(
     }
     row = _SURVEY.row_after(_LOCK, connection, wanted)
     assert row is not None  # noqa: S101 – of scalars there is always one
-    groups, waiting, paused, suspect_in_flight, live_tasks, live_users = row
+    groups, waiting, paused, suspect_in_flight, live_tasks, live_users, budgets = row
     return Survey(
         groups=[Group(*group) for group in groups or ()],
         waiting={(task, model): jobs for task, model, jobs in waiting or ()},
@@ -133,6 +148,7 @@ def survey(
         suspect_in_flight=suspect_in_flight,
         live_tasks=live_tasks or {},
         live_users=live_users or {},
+        budgets=[BudgetRoom(*each) for each in budgets or ()],
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, text
+
+from worker.storage.budgets import HOLDS
 
 # Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
 _COUNTS = text("""
@@ -59,18 +62,21 @@ class Progress:
         return not busy and (self.last_claim is None or self.last_claim > seconds)
 
 
-# Paused jobs are due but not expected to move. A job waiting in the broker counts as well.
-_PROGRESS = text("""
+# Jobs that are paused, or held by a budget, are due but not expected to move. A job waiting in the
+# broker counts as well.
+_PROGRESS = text(f"""
 SELECT
     (SELECT extract(epoch FROM now() - min(run_at))::float FROM (
-         SELECT task, model, run_at FROM jobs
+         SELECT task, model, user_id, run_at FROM jobs
          WHERE state = 'queued' AND waits_for IS NULL AND run_at <= now()
-         UNION ALL SELECT task, model, run_at FROM jobs WHERE state = 'dispatched') AS due
+         UNION ALL
+         SELECT task, model, user_id, run_at FROM jobs WHERE state = 'dispatched') AS due
      WHERE NOT EXISTS (
          SELECT FROM pauses
          WHERE scope = 'all'
             OR (scope = 'task' AND name = due.task)
-            OR (scope = 'model' AND name = due.model))) AS oldest_due,
+            OR (scope = 'model' AND name = due.model))
+       AND NOT EXISTS (SELECT FROM budget_status WHERE {HOLDS.format(job="due")})) AS oldest_due,
     (SELECT extract(epoch FROM now() - max(started_at))::float FROM (
         SELECT max(started_at) AS started_at FROM jobs WHERE state = 'running'
         UNION ALL SELECT max(last_claim_at) FROM workers) AS claims) AS last_claim,
@@ -78,12 +84,16 @@ SELECT
      WHERE seen_at > now() - make_interval(secs => :silent)) AS live_workers,
     (SELECT coalesce(sum(greatest(slots - running, 0)), 0) FROM workers
      WHERE seen_at > now() - make_interval(secs => :silent)) AS free_slots
-""")
+""")  # noqa: S608 – built from the constant
 
 
-def progress(connection: Connection, *, silent: float) -> Progress:
+def progress(
+    connection: Connection, *, silent: float, models: Mapping[str, str] | None = None
+) -> Progress:
     """How old the oldest due job is, and how long ago any job was claimed.
 
-    A worker that has been silent for `silent` seconds does not count as live.
+    A worker that has been silent for `silent` seconds does not count as live. `models` names the
+    model of each task's jobs, for budgets of models.
     """
-    return Progress(*connection.execute(_PROGRESS, {"silent": silent}).one())
+    values = {"silent": silent, "models": json.dumps(dict(models or {}))}
+    return Progress(*connection.execute(_PROGRESS, values).one())

@@ -20,13 +20,15 @@ from worker.storage.models import Base
 
 #: What a producer reads, each by its column `service`.
 OWN_ROWS = ("jobs", "results", "usage")
-_READABLE = ("alerts", "results", "usage")
+_READABLE = ("alerts", "budget_windows", "budgets", "results", "usage")
 _EVERYBODY = "claude_jobs_everybody"
 _FUNCTIONS = ("enqueue_job", "job_status")
 
 _VIEWS = text("""
 SELECT viewname FROM pg_views
-WHERE schemaname = current_schema() AND starts_with(viewname, 'prompt_') ORDER BY 1
+WHERE schemaname = current_schema()
+  AND (starts_with(viewname, 'prompt_') OR viewname = 'budget_status')
+ORDER BY 1
 """)
 
 _BEGIN = """\
@@ -123,14 +125,14 @@ def producer_script(connection: Connection, role: str) -> str:
 
 
 def reader_script(connection: Connection, role: str) -> str:
-    """SQL that lets `role` read results, usage, alerts and prompts, and nothing else of ours.
+    """SQL that lets `role` read results, usage, alerts, budgets and prompts, and nothing else.
 
     Raises:
         InvalidInput: no role can have that name, or it means more than one role.
     """
     prompts = [name for name in sorted(Base.metadata.tables) if name.startswith("prompt_")]
     readable = (*_READABLE, *prompts, *connection.execute(_VIEWS).scalars())
-    title = "claude-jobs grants reader: may read results, usage, alerts and prompts"
+    title = "claude-jobs grants reader: may read results, usage, alerts, budgets and prompts"
     return _script(connection, role, title, readable, produces=False)
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 
 from worker.errors import InvalidInput
+from worker.storage.budgets import HOLDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ SELECT jobs.id, jobs.task, jobs.state, jobs.priority, jobs.user_id, jobs.idempot
        coalesce(results.prompt_version, jobs.prompt_version) AS prompt_version,
        coalesce(results.model, jobs.model) AS model, jobs.attempt, jobs.max_attempts, jobs.stream,
        jobs.created_at, jobs.started_at, jobs.finished_at, jobs.error, results.output,
-       spent.calls, spent.input_tokens, spent.output_tokens, spent.cost_usd
+       spent.calls, spent.input_tokens, spent.output_tokens, spent.cost_usd,
+       holding.label AS held_by, holding.ends_at AS held_until
 FROM ({chosen}) AS jobs
 LEFT JOIN results ON results.job_id = jobs.id
 CROSS JOIN LATERAL (
@@ -71,27 +73,38 @@ CROSS JOIN LATERAL (
            coalesce(sum(cost_usd), 0) AS cost_usd
     FROM usage WHERE usage.job_id = jobs.id
 ) AS spent
+LEFT JOIN LATERAL (
+    SELECT label, budget_status.ends_at FROM budget_status
+    WHERE jobs.state = 'queued' AND {holds}
+    ORDER BY budget_status.ends_at DESC, budget_status.id LIMIT 1
+) AS holding ON true
 ORDER BY jobs.created_at DESC, jobs.id DESC
 """
+_HOLDS = HOLDS.format(job="jobs")
 
 _ONE = text(
     _JOBS.format(
         chosen="""
         SELECT * FROM jobs
         WHERE id = :id AND (cast(:service AS text) IS NULL OR service = :service)
-        """
+        """,
+        holds=_HOLDS,
     )
 )
 
 
-def find_job(connection: Connection, job_id: UUID, *, service: str | None) -> RowMapping | None:
+def find_job(
+    connection: Connection, job_id: UUID, *, service: str | None, models: str = "{}"
+) -> RowMapping | None:
     """A job as it stands now; None when there is none, or when it is another service's.
 
     `service` None: anybody's. `prompt_version` and `model` are those that answered, and until then
     those it was pinned to. The usage columns (`calls`, `input_tokens` with those of the prompt
-    cache, `output_tokens`, `cost_usd`) are sums over its calls so far.
+    cache, `output_tokens`, `cost_usd`) are sums over its calls so far. `held_by` is the budget that
+    holds a queued job, `held_until` the end of its window; `models` names the model of each task's
+    jobs, as JSON.
     """
-    values = {"id": job_id, "service": service}
+    values = {"id": job_id, "service": service, "models": models}
     return connection.execute(_ONE, values).mappings().one_or_none()
 
 
@@ -104,6 +117,7 @@ def list_jobs(
     user_id: str | None = None,
     after: Position | None = None,
     limit: int = 100,
+    models: str = "{}",
 ) -> Page:
     """Up to `limit` jobs, the newest first, with the columns of `find_job`; None means any.
 
@@ -129,9 +143,10 @@ def list_jobs(
         SELECT * FROM jobs WHERE {" AND ".join(wanted) or "true"}
         ORDER BY created_at DESC, id DESC LIMIT :more
     """  # noqa: S608 – the values are parameters
-    statement = text(_JOBS.format(chosen=chosen))
-    given = {name: value for name, value in values.items() if value is not None}
-    rows = connection.execute(statement, given | {"more": limit + 1}).mappings().all()
+    statement = text(_JOBS.format(chosen=chosen, holds=_HOLDS))
+    given: dict[str, object] = {"more": limit + 1, "models": models}
+    given |= {name: value for name, value in values.items() if value is not None}
+    rows = connection.execute(statement, given).mappings().all()
     jobs = rows[:limit]
     more = len(rows) > limit
     return Page(jobs, Position(jobs[-1]["created_at"], jobs[-1]["id"]) if more else None)

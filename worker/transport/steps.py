@@ -21,6 +21,7 @@ from worker.engine.maintenance import MaintenanceLoop
 from worker.engine.relay import Relay
 from worker.engine.releasewatch import ReleaseWatcher
 from worker.engine.serving import ServingLoop
+from worker.engine.spendingloop import SpendingLoop
 from worker.engine.webhook import DeliveryLoop
 from worker.settings import Settings
 from worker.storage.engine import transaction
@@ -82,6 +83,7 @@ class Engine:
         watcher: ReleaseWatcher,
         announcer: Announcer,
         followers: FollowerLoop,
+        spending: SpendingLoop,
         *,
         worker: str,
         slots: int,
@@ -96,7 +98,11 @@ class Engine:
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
         self._announcer = announcer
         self._followers = followers
-        self._aside: list[Loop] = [AlertLoop(output_bounds, watcher), WebhookLoop(settings)]
+        self._aside: list[Loop] = [
+            AlertLoop(output_bounds, watcher),
+            WebhookLoop(settings),
+            spending,
+        ]
         if url := settings.alert_webhook_url:
             self._aside.append(DeliveryLoop(url.get_secret_value()))
 

@@ -6,6 +6,7 @@ is one migration and SQL from anywhere stays readable.
 
 from worker.storage.models import (
     alerts,
+    budgets,
     fleet,
     jobs,
     prompt_tests,
@@ -24,6 +25,7 @@ __all__ = [
     "TERMINAL_STATES",
     "Base",
     "alerts",
+    "budgets",
     "fleet",
     "jobs",
     "prompt_tests",

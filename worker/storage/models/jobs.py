@@ -260,6 +260,7 @@ class UsageRow(Base):
     source_job_id: Mapped[UUID | None]
     full_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
     coalesced: Mapped[Flag]
+    assumed_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
 
     __table_args__ = (
         one_of("outcome", OUTCOMES),
