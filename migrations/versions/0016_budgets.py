@@ -133,14 +133,15 @@ AS $function$
                              THEN coalesce(r.usd, 0) ELSE 0 END) AS cost,
                u.cost_usd IS NULL AND NOT u.complete
                    AND u.outcome IN ('lost', 'timeout', 'connection_error', 'interrupted')
-                   AS assumed
+                   AS assumed,
+               u.id IS NOT NULL AS made
         FROM budget_reservations AS r LEFT JOIN usage AS u ON u.id = r.usage_id
         WHERE (ended IS NULL OR r.usage_id = ANY(ended))
           AND (u.id IS NULL OR u.finished_at IS NOT NULL)
     ), gone AS (
         DELETE FROM budget_reservations AS r USING over
         WHERE r.usage_id = over.usage_id AND r.budget_id = over.budget_id
-        RETURNING r.budget_id, r.subject, r.starts_at, r.usd, over.cost
+        RETURNING r.budget_id, r.subject, r.starts_at, r.usd, over.cost, over.made
     ), noted AS (
         UPDATE usage SET assumed_cost_usd = guess.cost
         FROM (SELECT usage_id, max(cost) AS cost FROM over WHERE assumed GROUP BY 1) AS guess
@@ -150,7 +151,7 @@ AS $function$
         SET reserved_usd = w.reserved_usd - sums.usd, spent_usd = w.spent_usd + sums.cost,
             calls = w.calls + sums.unasked
         FROM (SELECT budget_id, subject, starts_at, coalesce(sum(usd), 0) AS usd,
-                     sum(cost) AS cost, count(*) - count(usd) AS unasked
+                     sum(cost) AS cost, count(*) FILTER (WHERE made AND usd IS NULL) AS unasked
               FROM gone GROUP BY 1, 2, 3) AS sums
         WHERE (w.budget_id, w.starts_at, w.subject)
             = (sums.budget_id, sums.starts_at, sums.subject)
@@ -278,7 +279,7 @@ AS $function$
         FROM ended FULL JOIN open USING (subject, starts_at)
         FULL JOIN named USING (subject, starts_at)
     ), cleared AS (
-        UPDATE budget_windows AS w SET spent_usd = 0, reserved_usd = 0, calls = 0, needed_usd = NULL
+        UPDATE budget_windows AS w SET spent_usd = 0, reserved_usd = 0, calls = 0
         FROM this
         WHERE w.budget_id = budget AND w.starts_at = this.starts_at
           AND w.subject NOT IN (SELECT subject FROM found)
@@ -292,7 +293,7 @@ AS $function$
     FROM found, budgets AS b WHERE b.id = budget
     ON CONFLICT (budget_id, starts_at, subject) DO UPDATE
     SET spent_usd = excluded.spent_usd, reserved_usd = excluded.reserved_usd,
-        calls = excluded.calls, needed_usd = NULL;
+        calls = excluded.calls;
 $function$;
 """
 

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.claude.pricing import cost_usd
 from worker.claude.reply import Tokens
 from worker.engine.gate import NotSent
-from worker.errors import Failure
+from worker.errors import Failure, StorageUnavailable
 from worker.limits.types import Cost
 from worker.storage import spending
 from worker.storage.claim import Claim
@@ -86,19 +87,35 @@ class Spending:
 
     def __init__(self) -> None:
         self._kinds: frozenset[Kind] = frozenset()
-        self._version: object = None
+        self._version = (0, 0)
+        self._hearing = threading.Lock()
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._asked: list[_Asked] = []
         self._ended: list[int] = []
 
     def keep_up(self, connection: Connection) -> bool:
-        """Hear of budgets that were set, changed or removed; returns whether there are any."""
-        version = spending.version(connection)
-        if version != self._version:
-            self._kinds = spending.kinds(connection)
-            self._version = version
+        """Hear of budgets that were set or removed; returns whether there are any."""
+        with self._hearing:  # one after the other, so that no late look brings back an older state
+            version = spending.version(connection)
+            if version != self._version:
+                self._kinds = spending.kinds(connection)
+                self._version = version
         return bool(self._kinds)
+
+    def catch_up(self, newest: int) -> None:
+        """Hear of the budget of that number, which a claim has brought, unless it is known.
+
+        Raises:
+            LedgerUnavailable: Postgres did not answer.
+        """
+        if newest <= self._version[0]:
+            return
+        try:
+            with autocommit() as connection:
+                self.keep_up(connection)
+        except (SQLAlchemyError, StorageUnavailable) as error:
+            raise LedgerUnavailable(_AGAIN_SECONDS) from error
 
     def concerns(self, task: str, user_id: str | None, model: str, lane: str) -> bool:
         """Whether any budget has a say in such a call."""
@@ -117,7 +134,7 @@ class Spending:
     @contextmanager
     def purse(self, claim: Claim) -> Iterator[Purse]:
         """Pays for the calls of an attempt; at its end, what they did cost is known."""
-        purse = Purse(self, claim.task, claim.user_id)
+        purse = Purse(self, claim)
         try:
             yield purse
         finally:
@@ -196,12 +213,11 @@ class Spending:
 
 
 class Purse:
-    """Pays for the calls of one attempt."""
+    """Pays for the calls of one attempt. No budget is missed that was set before its claim."""
 
-    def __init__(self, spending_: Spending, task: str, user_id: str | None) -> None:
+    def __init__(self, spending_: Spending, claim: Claim) -> None:
         self._spending = spending_
-        self._task = task
-        self._user_id = user_id
+        self._claim = claim
         #: Usage rows of calls that were paid for.
         self.paid: list[int] = []
 
@@ -211,12 +227,12 @@ class Purse:
         Raises:
             BudgetExhausted, LedgerUnavailable: see `Spending.reserve`.
         """
-        if not self._spending.concerns(self._task, self._user_id, model, "interactive"):
+        task, user_id = self._claim.task, self._claim.user_id
+        self._spending.catch_up(self._claim.newest_budget)
+        if not self._spending.concerns(task, user_id, model, "interactive"):
             return
         usd = expected_usd(model, expected)
-        self._spending.reserve(
-            Purchase(usage_id, self._task, self._user_id, model, "interactive", usd)
-        )
+        self._spending.reserve(Purchase(usage_id, task, user_id, model, "interactive", usd))
         self.paid.append(usage_id)
 
 

@@ -17,7 +17,7 @@ class Claim:
     """A job that this worker owns until its lease runs out; `token` fences every later write.
 
     `spent_tokens` and `spent_usd` are what its earlier calls used; `newest_release` is the number
-    of the newest prompt release when it was claimed.
+    of the newest prompt release when it was claimed, `newest_budget` that of the newest budget.
     """
 
     id: UUID
@@ -36,6 +36,7 @@ class Claim:
     paused: list[str]
     newest_release: int
     service: str | None
+    newest_budget: int
     cache: bool = False
 
     def is_paused(self, model: str) -> str | None:
@@ -67,7 +68,8 @@ RETURNING id, claim_token, task, input, user_id, prompt_version, model, attempt,
           extract(epoch FROM deadline_at - now())::float AS seconds_left, stream,
           spent.tokens, spent.usd,
           ARRAY(SELECT scope || ':' || name FROM pauses) AS paused,
-          {_NEWEST_RELEASE} AS newest_release, service, cache"""  # noqa: S608
+          {_NEWEST_RELEASE} AS newest_release, service,
+          (SELECT coalesce(max(id), 0) FROM budgets) AS newest_budget, cache"""  # noqa: S608
 
 _CLAIM = Statement(_TAKE + _CLAIMED)
 

@@ -170,14 +170,17 @@ class Kind(NamedTuple):
     lane: str | None
 
 
-_VERSION = text("SELECT count(*), max(changed_at) FROM budgets")
+_VERSION = text("SELECT coalesce(max(id), 0), count(*) FROM budgets")
 _KINDS = text("SELECT DISTINCT scope, name, lane FROM budgets")
 
 
-def version(connection: Connection) -> tuple[int, datetime | None]:
-    """Differs from an earlier one when a budget was set, changed or removed since."""
-    number, changed = connection.execute(_VERSION).one()
-    return number, changed
+def version(connection: Connection) -> tuple[int, int]:
+    """The number of the newest budget, and how many there are: they tell whether any came or went.
+
+    Numbers are in the order of commits.
+    """
+    newest, number = connection.execute(_VERSION).one()
+    return newest, number
 
 
 def kinds(connection: Connection) -> frozenset[Kind]:
