@@ -65,8 +65,10 @@ def _plain(value: Any) -> Any:
     match value:
         case datetime():
             return value.isoformat()
-        case UUID() | Decimal():
+        case UUID():
             return str(value)
+        case Decimal():
+            return format(value, "f")
         case Mapping():
             return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -170,9 +170,10 @@ def crossed(connection: Connection) -> Sequence[RowMapping]:
     return connection.execute(_CROSSED).mappings().all()
 
 
-#: Which budgets hold the job `held`, as a condition on `budget_status`; `:models` has the model of
-#: each task's jobs, as JSON.
+#: Which budgets hold a queued job, as a condition on `budget_status`: no more if it is not to run
+#: before their windows end. `:models` has the model of each task's jobs, as JSON.
 HOLDS = r"""budget_status.held AND budget_status.lane IS DISTINCT FROM 'batch'
+    AND {job}.run_at < budget_status.ends_at
     AND budget_status.subject = CASE budget_status.scope
         WHEN 'all' THEN '' WHEN 'task' THEN {job}.task WHEN 'user' THEN {job}.user_id
         ELSE regexp_replace(coalesce({job}.model, cast(:models AS jsonb) ->> {job}.task),

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,8 @@ import pytest
 
 from api.resources import BatchOutcome, JobList, JobResource, TaskList
 from tests.gateway import BODY, TICKET, Gateway, problem, took
+from worker.storage.budgets import Which, put, remove
+from worker.storage.engine import transaction
 
 
 @pytest.fixture
@@ -60,6 +63,25 @@ def test_a_job_is_accepted_and_can_be_read(gateway: Gateway, client: httpx2.Clie
         "https://example.com/hook",
     )
     assert row["run_at"].isoformat() == "2030-12-31T23:00:00+00:00"
+
+
+def test_a_job_says_which_budget_holds_it(gateway: Gateway, client: httpx2.Client) -> None:
+    user = f"user-{uuid4()}"
+    budget = Which("user", user, "month")
+    with transaction(gateway.engine) as connection:
+        put(connection, budget, Decimal(0), hard=True, alert_at=[], by="test")
+    held, other = enqueued(client, user_id=user), enqueued(client)
+    later = enqueued(client, user_id=user, run_at="2999-01-01T00:00:00Z")
+
+    shown = client.get(held["links"]["self"]).json()
+    assert (shown["state"], shown["held_by"]) == ("queued", f"user:{user} per month")
+    assert shown["held_until"].endswith("-01T00:00:00Z")
+    listed = {job["id"]: job["held_by"] for job in client.get("/v1/jobs").json()["jobs"]}
+    assert listed == {held["id"]: shown["held_by"], other["id"]: None, later["id"]: None}
+
+    with transaction(gateway.engine) as connection:
+        assert remove(connection, budget)
+    assert client.get(held["links"]["self"]).json()["held_by"] is None
 
 
 def test_a_tasks_own_route_takes_the_same_without_its_name(client: httpx2.Client) -> None:
