@@ -17,7 +17,18 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import call, enqueue, goodput, inflight, latency, overhead, plot, scale, streams
+from benchmarks import (
+    call,
+    enqueue,
+    goodput,
+    inflight,
+    latency,
+    overhead,
+    plot,
+    saving,
+    scale,
+    streams,
+)
 from benchmarks.bars import verdicts
 from benchmarks.conditions import conditions
 from benchmarks.docs import document
@@ -34,7 +45,17 @@ RESULTS = FOLDER / "results.json"
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
 RAW = DOCUMENT.with_suffix(".json")
 PLOT = DOCUMENT.with_suffix(".svg")
-PARTS = ("overhead", "call", "inflight", "streams", "latency", "scale", "enqueue", "goodput")
+PARTS = (
+    "overhead",
+    "call",
+    "inflight",
+    "streams",
+    "latency",
+    "scale",
+    "enqueue",
+    "goodput",
+    "saving",
+)
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
@@ -61,6 +82,8 @@ class Size:
     goodput_settle: float = 30.0
     goodput_seconds: float = 30.0
     goodput_peers: tuple[str, ...] = tuple(goodput.PEERS)
+    saving_cases: tuple[str, ...] = tuple(saving.CASES)
+    saving_jobs: int = saving.JUDGED.jobs
 
 
 QUICK = Size(
@@ -81,6 +104,8 @@ QUICK = Size(
     goodput_settle=3.0,
     goodput_seconds=3.0,
     goodput_peers=("static",),
+    saving_cases=("judged",),
+    saving_jobs=100,
 )
 
 
@@ -185,6 +210,9 @@ def _run(
             settle=size.goodput_settle,
             seconds=size.goodput_seconds,
             peers=size.goodput_peers,
+        ),
+        "saving": lambda: saving.measure(
+            stack, claude, FOLDER, cases=size.saving_cases, jobs=size.saving_jobs
         ),
     }[part]
 

@@ -7,9 +7,11 @@ meet nor replace it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from benchmarks.measure import median
+from benchmarks.saving_report import JUDGED, share_of_plain, unexplained_usd
 
 OURS = "claude-jobs"
 PLAIN = "plain Celery"
@@ -18,6 +20,7 @@ _EXTRA = " (extra)"
 _NOT_COMPARABLE = ("prefork", "× 8", "no queue")
 #: They acknowledge a message before its row is committed.
 _EARLY = "plain Celery"
+_DEAR, _CENT = Decimal("0.45"), Decimal("0.01")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
         "scale": _scale,
         "enqueue": _enqueue,
         "goodput": _goodput,
+        "saving": _saving,
     }
     return [
         verdict
@@ -170,4 +174,29 @@ def _goodput(result: dict[str, Any]) -> list[Verdict]:
         *made,
         Verdict("429s under a limit", "≤ 0.5 % of requests", f"{refused:.2%}", refused <= 0.005),
         Verdict("requests before a 429's `retry-after` is over", "0", str(early), early == 0),
+    ]
+
+
+def _saving(result: dict[str, Any]) -> list[Verdict]:
+    cases = result["cases"]
+    share = share_of_plain(cases[JUDGED])
+    same = min(
+        row["same"] / case["workload"]["jobs"]
+        for case in cases.values()
+        for row in case["contenders"].values()
+    )
+    off = max((abs(unexplained_usd(case)) for case in cases.values()), default=Decimal(0))
+    return [
+        Verdict(
+            "dollars paid, over those of plain calls", "≤ 45 %", f"{share:.1%}", share <= _DEAR
+        ),
+        Verdict(
+            "outputs that are equal to those of plain calls", "100 %", f"{same:.1%}", same == 1
+        ),
+        Verdict(
+            "dollars saved by `usage`, less those by the ledgers (largest of all workloads)",
+            "to the cent",
+            f"${off:.4f}",
+            off < _CENT / 2,
+        ),
     ]

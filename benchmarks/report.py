@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks import saving_report
 from benchmarks.bars import Verdict
 from benchmarks.measure import median
+from benchmarks.shown import Shown
 from worker.cli.output import table
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A table; all columns but the first are numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
 
 
 def tables(results: dict[str, Any]) -> Iterator[Shown]:
@@ -34,6 +26,7 @@ def tables(results: dict[str, Any]) -> Iterator[Shown]:
         "scale": _scale,
         "enqueue": _enqueue,
         "goodput": _goodput,
+        "saving": saving_report.tables,
     }
     for name, show in shown.items():
         if name in results:
