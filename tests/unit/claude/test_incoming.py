@@ -202,3 +202,17 @@ def test_text_that_is_no_unicode_is_given_on_to_nobody(data: bytes) -> None:
     with pytest.raises(MalformedReply):
         message.feed(b"data: " + event + b"\n\n")
     assert heard == []
+
+
+def test_the_tokens_of_the_input_are_given_on_once_when_the_message_begins() -> None:
+    heard: list[Tokens] = []
+    message = Incoming(on_begin=heard.append)
+    message.begin(HEADERS)
+    message.feed(wire({"type": "ping"}))
+    assert heard == []
+
+    message.feed(wire(START))
+    begun = Tokens(input=3, cache_read=17, cache_write_5m=11, cache_write_1h=13, output=1)
+    assert heard == [begun]
+    message.feed(wire(delta("{}"), END, STOP))
+    assert heard == [begun]
