@@ -19,7 +19,9 @@ from sandbox.stack import Stack
 from tasks import summarize_text
 from tests.chaos.fleet import Fleet
 from tests.chaos.system import System
-from worker.settings import PROJECT
+from worker.engine.prompts import get_prompts
+from worker.engine.registry import load_registry
+from worker.settings import PROJECT, get_settings
 
 SONNET, HAIKU = "claude-sonnet-5-5", "claude-haiku-5-5"
 
@@ -63,9 +65,17 @@ def system(stack: Stack, fleet_environment: dict[str, str], prompts: Path) -> It
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLAUDE_JOBS_PROMPTS_DIR", str(prompts))
+        read_prompts_anew()
         system = System(stack, fleet_environment | quick)
         yield system
         system.close()
+    read_prompts_anew()
+
+
+def read_prompts_anew() -> None:
+    """Forget which prompts this process has read."""
+    for cached_once in (get_settings, get_prompts, load_registry):
+        cached_once.cache_clear()
 
 
 @contextmanager

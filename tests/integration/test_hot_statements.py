@@ -70,7 +70,7 @@ def history(stack: Stack) -> Iterator[Engine]:
             INSERT INTO jobs (task, input, state, dispatched_at, claim_token, lease_expires_at,
                               worker)
             SELECT 't', '{}', (ARRAY['queued', 'dispatched', 'running'])[1 + n % 3],
-                   now(), gen_random_uuid(), now() + interval '30 s', 'w'
+                   now(), gen_random_uuid(), now() + interval '1 hour', 'w'
             FROM generate_series(1, 600) AS n
             """)
         )
