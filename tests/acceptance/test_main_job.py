@@ -219,6 +219,41 @@ def test_an_unfit_input_by_sql_fails_at_the_claim_with_the_field_s_path() -> Non
     assert "many" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("document", "wrong"),
+    [
+        ('{"text": "x", "audience": "all", "max_words": 1e5000}', "max_words: inf is not JSON"),
+        (
+            '{"text": "x", "audience": [{"a": -1e99999}], "max_words": 50}',
+            r"audience\.0\.a: -inf is",
+        ),
+        ('{"text": "x", "audience": "all", "max_words": 1e400}', "max_words: "),
+        ('{"text": "x", "audience": "all", "max_words": 1e-5000}', "max_words: "),
+        ('{"text": ' + "[" * 2000 + "]" * 2000 + "}", "nested too deep"),
+        ('["text"]', "input is no object"),
+        ('"text"', "input is no object"),
+        ("null", "input is no object"),
+    ],
+)
+def test_a_row_that_no_function_has_seen_fails_at_the_claim_if_it_is_unfit(
+    claude: SimulatedClaude, document: str, wrong: str
+) -> None:
+    """Postgres takes numbers and depths that parsers do not: the worker must outlive them."""
+    insert = text(
+        "INSERT INTO jobs (task, input) VALUES ('summarize_text', cast(:input AS jsonb)) "
+        "RETURNING id"
+    )
+    with transaction() as connection:
+        job = read_job(connection.execute(insert, {"input": document}).scalar_one())
+
+    with pytest.raises(JobFailed, match=rf"invalid_input: .*{wrong}"):
+        job.wait(timeout=20)
+
+    row, calls = details(job)
+    assert (row["rescues"], row["attempt"], list(calls)) == (0, 1, [])
+    assert claude.ledger() == []
+
+
 def read_job(job_id: uuid.UUID) -> Any:
     from worker.engine.job import Job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import isfinite
+from math import isfinite, isinf
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,7 +38,7 @@ def unstorable(value: Any, path: str = "", depth: int = 0) -> str | None:
         found = _UNSTORABLE.search(value)
         return None if found is None else f"{path}: {_describe(found)}"
     if isinstance(value, float) and not isfinite(value):
-        return f"{path}: {value} is not JSON"
+        return f"{path}: {value} is not JSON" + (" (1e308 or more)" if isinf(value) else "")
     if depth > MAX_DEPTH:
         return f"{path.partition('.')[0]}: nested more than {MAX_DEPTH} levels deep"
     if isinstance(value, dict):

@@ -38,6 +38,10 @@ class Preparer:
         Raises:
             Unrunnable: the input does not fit, or the template fails on it.
         """
+        # A row may have any JSON; text also stands for what is nested too deep to be read.
+        if not isinstance(claim.input, dict):
+            wrong = f"{claim.task}: input is no object, or nested too deep"
+            raise unrunnable("invalid_input", InvalidInput(wrong))
         return self.prepare_input(choice, claim.input, claim.user_id)
 
     def prepare_input(

@@ -16,14 +16,15 @@ from worker.storage.statement import Statement
 class Claim:
     """A job that this worker owns until its lease runs out; `token` fences every later write.
 
-    `spent_tokens` and `spent_usd` are what its earlier calls used; `newest_release` is the number
-    of the newest prompt release when it was claimed, `newest_budget` that of the newest budget.
+    `input` is an object unless the row was written by hand. `spent_tokens` and `spent_usd` are what
+    its earlier calls used; `newest_release` is the number of the newest prompt release when it was
+    claimed, `newest_budget` that of the newest budget.
     """
 
     id: UUID
     token: UUID
     task: str
-    input: dict[str, Any]
+    input: Any
     user_id: str | None
     prompt_version: str | None
     model: str | None

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.errors import StorageUnavailable
 from worker.settings import RUNTIME_FILE, get_settings
+from worker.storage.documents import loads
 
 #: A process that is stopped inside a transaction must not hold its locks for ever.
 _SESSION_OPTIONS = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=30s"
@@ -26,7 +27,7 @@ def build_engine(url: str, **options: Any) -> Engine:
         "application_name": f"claude-jobs {os.getpid()}",
         "connect_timeout": 10,
     }
-    return create_engine(driver_url, connect_args=connect_args, **options)
+    return create_engine(driver_url, connect_args=connect_args, json_deserializer=loads, **options)
 
 
 @lru_cache(maxsize=1)
