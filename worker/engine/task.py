@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -178,6 +178,7 @@ class Task(Generic[Input, Output]):
                 f"{self.name}: the input is {size:,} bytes, the limit is {limit:,} "
                 "(CLAUDE_JOBS_MAX_INPUT_BYTES)"
             )
+        options["run_at"] = _in_utc(options.get("run_at"))
         return NewJob(
             task=self.name,
             input=document,
@@ -275,9 +276,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise InvalidInput(f"priority {priority} is not between 0 (first) and 32767")
     if (lane := options.get("lane", "interactive")) not in ("interactive", "batch"):
         raise InvalidInput(f"lane {lane!r} is neither 'interactive' nor 'batch'")
-    run_at = options.get("run_at")
-    if run_at is not None and run_at.tzinfo is None:
-        raise InvalidInput("run_at has no time zone: use datetime.now(timezone.utc) + …")
+    _in_utc(options.get("run_at"))
     attempts = options.get("max_attempts")
     if attempts is not None and not 0 < attempts < 1000:
         raise InvalidInput(f"max_attempts {attempts} is not between 1 and 999")
@@ -287,3 +286,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
     url = options.get("webhook_url")
     if url is not None and (problem := malformed_url(url)):
         raise InvalidInput(f"webhook_url {problem}")
+
+
+def _in_utc(run_at: Any) -> datetime | None:
+    """Postgres knows no zone that is 16 hours or more from UTC; Python does."""
+    if run_at is None:
+        return None
+    if not isinstance(run_at, datetime):
+        raise InvalidInput(f"run_at is a {type(run_at).__name__}: a datetime is expected")
+    if run_at.utcoffset() is None:
+        raise InvalidInput("run_at has no time zone: use datetime.now(timezone.utc) + …")
+    try:
+        return run_at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(f"run_at {run_at} is not between the years 1 and 9999") from None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -44,6 +44,10 @@ def circle() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
+
+
+def zone(hours: float) -> timezone:
+    return timezone(timedelta(hours=hours))
 
 
 def test_a_good_input_becomes_a_job_with_the_task_s_defaults() -> None:
@@ -143,6 +147,9 @@ def test_what_is_not_json_is_refused(value: object) -> None:
         ({"max_attempts": 0}, "max_attempts 0 "),
         ({"max_attempts": -3}, "max_attempts -3 "),
         ({"run_at": datetime(2030, 1, 1)}, "run_at has no time zone"),
+        ({"run_at": "2030-01-01"}, "run_at is a str: a datetime is expected"),
+        ({"run_at": datetime.min.replace(tzinfo=zone(20))}, "is not between the years 1 and 9999"),
+        ({"run_at": datetime.max.replace(tzinfo=zone(-20))}, "is not between the years 1 and 9999"),
         ({"user_id": "a\0"}, "user_id: a NUL"),
         ({"idempotency_key": "\udfff"}, "idempotency_key: a lone surrogate"),
         ({"model": "\0"}, "model: a NUL"),
@@ -173,6 +180,17 @@ def test_a_time_with_a_zone_passes() -> None:
     when = datetime(2030, 1, 1, tzinfo=UTC)
 
     assert summarize_text.new_job(GOOD, run_at=when).run_at == when
+
+
+@pytest.mark.parametrize("hours", [-23.99, -16, 16, 23.99])
+def test_a_time_far_from_utc_is_stored_as_utc(hours: float) -> None:
+    """Postgres knows no zone that is 16 hours or more away."""
+    when = datetime(2030, 1, 1, tzinfo=zone(hours))
+
+    stored = summarize_text.new_job(GOOD, run_at=when).run_at
+
+    assert stored == when
+    assert stored.utcoffset() == timedelta(0)
 
 
 def test_an_unknown_prompt_version_is_named_with_those_there_are() -> None:
