@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
@@ -109,7 +110,8 @@ def insert_each(connection: Connection, jobs: Sequence[NewJob]) -> list[Inserted
     if not jobs:
         return []
     columns = NewJob.__dataclass_fields__
-    values = {column: [getattr(job, column) for job in jobs] for column in columns}
+    values: dict[str, Any] = {name: [getattr(job, name) for job in jobs] for name in columns}
+    values["input"] = _array(values["input"])
     inserted = {row.id: row.created_at for row in connection.execute(_INSERT, values)}
     became = {id_: Inserted(id_, created_at) for id_, created_at in inserted.items()}
     refused = [job for job in jobs if job.id not in inserted]
@@ -125,10 +127,17 @@ def _existing(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Inse
         "service": [job.service for job in jobs],
         "task": [job.task for job in jobs],
         "key": [job.idempotency_key for job in jobs],
-        "input": [job.input for job in jobs],
+        "input": _array(job.input for job in jobs),
     }
     rows = connection.execute(_BY_KEY, asked)
     return {jobs[row.place - 1].id: Inserted(row.id, None, row.same_input) for row in rows}
+
+
+def _array(texts: Iterable[str]) -> str:
+    """An array as Postgres reads it. The driver would escape character by character: 7 s for 30 MB
+    of escapes, 1 s for as much prose."""
+    escaped = (each.replace("\\", "\\\\").replace('"', '\\"') for each in texts)
+    return '{"' + '","'.join(escaped) + '"}'
 
 
 _ADOPT = text("""
