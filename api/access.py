@@ -81,6 +81,12 @@ def _look_up(connection: Connection, sha256: bytes, *, touch: bool) -> ApiKey | 
     return found
 
 
+def unauthorized(detail: str) -> Problem:
+    """There is no valid key."""
+    headers = {"www-authenticate": 'Bearer realm="claude-jobs"'}
+    return Problem(401, "unauthorized", detail, headers=headers)
+
+
 class Allowed:
     """A dependency: the request's key, which must have `scope` (None: any)."""
 
@@ -97,12 +103,7 @@ class Allowed:
         keys: Keys = request.app.state.keys
         key = await keys.find(given) if given else None
         if key is None:
-            raise Problem(
-                401,
-                "unauthorized",
-                "Send a valid key, as `Authorization: Bearer cj_…` or in X-API-Key.",
-                headers={"www-authenticate": 'Bearer realm="claude-jobs"'},
-            )
+            raise unauthorized("Send a valid key, as `Authorization: Bearer cj_…` or in X-API-Key.")
         request.scope["state"]["key"] = key
         rates: Rates = request.app.state.rates
         request.scope["state"]["headers"] = await rates.take(key)

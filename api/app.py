@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api import batches, catalog, events, jobs, page
 from api.access import Keys
+from api.body import Bodies
 from api.context import Context
 from api.database import Database
 from api.envelope import Envelope
@@ -26,6 +28,7 @@ from api.openapi import document
 from api.problems import Problem, handle
 from api.rates import Rates
 from api.typed import task_router
+from api.validity import Validity
 from api.waiting import Places, Turns
 from api.writer import Writer
 from worker import logs
@@ -138,7 +141,10 @@ async def _lifespan(
         database=database,
         writer=Writer(database),
         places=Places(settings.api_streams),
+        bodies=Bodies(settings.api_body_bytes),
         batches=Turns(batches.AT_ONCE),
+        slices=asyncio.Lock(),
+        validity=Validity(database),
         stopping=stopping,
     )
     app.state.keys = Keys(database)
@@ -146,10 +152,14 @@ async def _lifespan(
     app.state.readiness = catalog.Readiness()
     hearing = HearingLoop(settings)
     hearing.start()
+    # What is loaded stays: to look through it for garbage would take the loop 50 ms each time.
+    gc.collect()
+    gc.freeze()
     log.info("the gateway serves", tasks=len(registry))
     # The server's protocol finds it here, and sets it when it is told to stop.
     yield {"stopping": stopping}
     hearing.stop(timeout=0)
+    app.state.context.validity.close()
     await app.state.rates.close()
     database.close()
     get_engine().dispose()

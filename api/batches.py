@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,23 +13,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.access import EnqueueKey
-from api.body import read_json
+from api.apart import MOST_JOBS, each_job
+from api.body import ENVELOPE_BYTES, from_json, read_body
 from api.context import Context, context
 from api.enqueueing import conflict, header_key, parse_named
 from api.jobs import ASIDE_BYTES, IdempotencyKey, json_response
 from api.openapi import answers, body_of
+from api.pins import Pin, pin_of, unknown_pins
 from api.problems import Problem, from_exception
 from api.resources import KEY_LENGTH
-from worker.engine.registry import Registry
 from worker.errors import ClaudeJobsError
 from worker.settings import get_settings
 from worker.storage.api_keys import ApiKey
 from worker.storage.enqueue import Inserted, NewJob, insert_each
 
-MOST_JOBS = 10_000
-#: Of one service: one is read while another is inserted. As objects a batch takes up to thirty
-#: times its size: as many as a service has connections would take all the memory there is.
+#: Of one service: one is read while another is inserted.
 AT_ONCE = 2
+#: For how long the loop may be busy with batches before it looks after other requests (seconds).
+_SLICE_SECONDS = 0.005
+
+#: The problem with a job, as its client is told.
+_Refusal = dict[str, Any]
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -50,59 +57,79 @@ async def enqueue_batch(
     if given is not None and len(given) > KEY_LENGTH - len(f":{MOST_JOBS}"):
         raise Problem(422, "invalid-input", "A batch's Idempotency-Key has 249 characters at most.")
     async with here.batches.one(key.service):
-        data, size = await read_json(request, get_settings().api_batch_bytes)
-        bodies = _bodies(data)
-        if size > ASIDE_BYTES:
-            parsed = await here.database.aside(
-                lambda: _parse_all(bodies, here.registry, key, given)
-            )
-        else:
-            parsed = _parse_all(bodies, here.registry, key, given)
-        return await _insert(here, parsed)
+        body = await read_body(request, get_settings().api_batch_bytes)
+        return await _insert(here, await _parse_all(here, key, body, given))
 
 
-def _bodies(data: Any) -> list[Any]:
-    match data:
-        case {"jobs": list(bodies)} if len(data) == 1 and 0 < len(bodies) <= MOST_JOBS:
-            return bodies
-    raise Problem(
-        422,
-        "invalid-input",
-        f'The body does not fit: it is {{"jobs": […]}}, with 1 to {MOST_JOBS:,} jobs.',
-    )
+async def _parse_all(
+    here: Context, key: ApiKey, body: bytes, given: str | None
+) -> list[NewJob | _Refusal]:
+    """The jobs of a body, parsed in slices of the loop's time: one slice of any batch a turn.
 
+    Not in a thread: it and the loop would fight for the interpreter, and the loop, which asks for
+    it anew with every event, would wait five milliseconds each time.
+    """
+    parsed: list[NewJob | _Refusal] = []
+    texts = each_job(body)
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    problem: Problem
+    async def parse_some() -> bool:
+        until = perf_counter() + _SLICE_SECONDS
+        for text in texts:
+            if text is not None:
+                parse = partial(_parse, here, key, text, len(parsed), given)
+                large = len(text) > ASIDE_BYTES
+                parsed.append(await here.database.aside(parse) if large else parse())
+            if perf_counter() >= until:
+                return True
+        return False
 
-
-def _parse_all(
-    bodies: list[Any], registry: Registry, key: ApiKey, given: str | None
-) -> list[NewJob | _Refused]:
-    parsed: list[NewJob | _Refused] = []
-    for index, body in enumerate(bodies):
-        own = isinstance(body, dict) and body.get("idempotency_key") is not None
-        try:
-            default = None if given is None or own else f"{given}:{index}"
-            parsed.append(parse_named(body, registry, key, default))
-        except (Problem, ClaudeJobsError) as error:
-            parsed.append(_Refused(from_exception(error)))
+    more = True
+    while more:
+        async with here.slices:
+            more = await parse_some()
+            await asyncio.sleep(0)
     return parsed
 
 
-async def _insert(here: Context, parsed: list[NewJob | _Refused]) -> Response:
+def _parse(
+    here: Context, key: ApiKey, text: bytes, index: int, given: str | None
+) -> NewJob | _Refusal:
+    """One job; raises a Problem if its text is no JSON, and so the whole body is none."""
+    try:
+        if len(text) > get_settings().max_input_bytes + ENVELOPE_BYTES:
+            raise Problem(413, "input-too-large", f"The job has {len(text):,} bytes.")
+        body = from_json(text, f"jobs.{index}")
+        own = isinstance(body, dict) and body.get("idempotency_key") is not None
+        default = None if given is None or own else f"{given}:{index}"
+        return parse_named(body, here.registry, key, default)
+    except Problem as error:
+        if error.kind == "malformed-json":
+            raise
+        return error.as_json()
+    except ClaudeJobsError as error:
+        return from_exception(error).as_json()
+
+
+async def _insert(here: Context, parsed: list[NewJob | _Refusal]) -> Response:
+    unknown = await unknown_pins(here, [each for each in parsed if isinstance(each, NewJob)])
+    if unknown:
+        parsed = [_refused_if(here, unknown, each) for each in parsed]
     jobs = [each for each in parsed if isinstance(each, NewJob)]
     inserted = iter(await here.database.run(insert_each, jobs))
     items = [
-        {"problem": each.problem.as_json()}
-        if isinstance(each, _Refused)
-        else _item(each, next(inserted))
+        _item(each, next(inserted)) if isinstance(each, NewJob) else {"problem": each}
         for each in parsed
     ]
     enqueued = sum("id" in item for item in items)
     outcome = {"jobs": items, "enqueued": enqueued, "refused": len(items) - enqueued}
     return json_response(outcome)
+
+
+def _refused_if(
+    here: Context, unknown: Mapping[Pin, Problem], parsed: NewJob | _Refusal
+) -> NewJob | _Refusal:
+    problem = unknown.get(pin_of(here, parsed)) if isinstance(parsed, NewJob) else None
+    return parsed if problem is None else problem.as_json()
 
 
 def _item(job: NewJob, became: Inserted) -> dict[str, Any]:

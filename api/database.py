@@ -37,6 +37,7 @@ class Database:
     def __init__(self, connections: int) -> None:
         get_engine()  # now: two threads that came first would make one each
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="api-database")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="api-aside")
 
     async def run(
         self,
@@ -70,11 +71,12 @@ class Database:
             return await self.run(function, *args, **kwargs)
 
     async def aside(self, function: Callable[[], T]) -> T:
-        """Run something that takes long, so that other requests go on meanwhile."""
-        return await asyncio.to_thread(function)
+        """Run something that takes long, so that other requests go on meanwhile; one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, function)
 
     def close(self) -> None:
         """End the threads once they have done what they are at."""
+        self._aside.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 

@@ -14,6 +14,9 @@ from worker.errors import InvalidInput, UnknownTask
 from worker.storage.api_keys import ApiKey
 from worker.storage.enqueue import NewJob
 
+#: Characters of a name that is none.
+_SHOWN = 100
+
 R = TypeVar("R", bound=Request)
 
 
@@ -27,8 +30,9 @@ def parse_named(data: Any, registry: Registry, key: ApiKey, idempotency_key: str
     try:
         task = registry[request.task]
     except UnknownTask:
-        detail = "There is no such task; GET /v1/tasks lists those there are."
-        errors = [{"path": "task", "problem": "unknown"}]
+        problem = f"There is no task {request.task[:_SHOWN]!r}"
+        detail = f"{problem}; GET /v1/tasks lists those there are."
+        errors = [{"path": "task", "problem": problem}]
         raise Problem(422, "unknown-task", detail, errors=errors) from None
     return _job(task, request, key, idempotency_key)
 
@@ -62,6 +66,10 @@ def _job(task: AnyTask, request: Request, key: ApiKey, idempotency_key: str | No
         # The fields of the input stand under `input` in what was sent.
         for problem in error.problems:
             problem["path"] = f"input.{problem['path']}"
+        # What is said of an option begins with its name.
+        option, _, rest = str(error).partition(" ")
+        if (option := option.rstrip(":")) in options:
+            error.problems.append({"path": option, "problem": rest})
         raise
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Annotated
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header
@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api import waiting
-from api.access import ReadKey
+from api.access import ReadKey, unauthorized
 from api.context import Context, context
 from api.openapi import answers
-from api.problems import not_found
+from api.problems import Problem, not_found
 from api.resources import job_resource
 from worker.errors import StorageUnavailable
 from worker.storage.api_keys import ApiKey
@@ -71,36 +71,55 @@ class _Stream(EventSourceResponse):
 async def _events(
     here: Context, key: ApiKey, job_id: UUID, after: str | None
 ) -> AsyncIterator[bytes]:
+    with here.validity.use(key) as ended, _cancelled_by(here.stopping, ended) as task:
+        try:
+            yield format_sse_event(comment="the job's events", retry=_RETRY)
+            async with aclosing(waiting.events(job_id, after, HEARTBEAT_SECONDS)) as written:
+                async for event in written:
+                    if event is None:
+                        yield KEEPALIVE_COMMENT
+                    else:
+                        # Claude may write 1e999, which JSON's readers do not take.
+                        data = to_json(event.data, inf_nan_mode="null").decode()
+                        yield format_sse_event(event=event.kind, data_str=data, id=event.id)
+            yield await _end(here, key, job_id)
+        except asyncio.CancelledError:
+            if not here.stopping.is_set() and not ended.is_set():
+                raise
+            # The stream ends in order. If the process stops, its client connects to another one.
+            task.uncancel()
+            if ended.is_set():
+                yield _refusal(unauthorized("This key has ended."))
+        except StorageUnavailable:
+            return  # the client connects again, and is told 503 if it is still so
+
+
+@contextmanager
+def _cancelled_by(*events: asyncio.Event) -> Iterator[asyncio.Task[Any]]:
+    """The task that runs this is cancelled once one of the events has happened."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101
-    stop = asyncio.ensure_future(here.stopping.wait())
-    stop.add_done_callback(lambda waited: None if waited.cancelled() else task.cancel())
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    for wait in waits:
+        wait.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
     try:
-        yield format_sse_event(comment="the job's events", retry=_RETRY)
-        async with aclosing(waiting.events(job_id, after, HEARTBEAT_SECONDS)) as written:
-            async for event in written:
-                if event is None:
-                    yield KEEPALIVE_COMMENT
-                else:
-                    # Claude may write 1e999, which JSON's readers do not take.
-                    data = to_json(event.data, inf_nan_mode="null").decode()
-                    yield format_sse_event(event=event.kind, data_str=data, id=event.id)
-        yield await _end(here, key, job_id)
-    except asyncio.CancelledError:
-        # The process stops: the stream ends in order, and its client connects to another one.
-        if not here.stopping.is_set():
-            raise
-        task.uncancel()
-    except StorageUnavailable:
-        return  # the client connects again, and is told 503 if it is still so
+        yield task
     finally:
-        stop.cancel()
+        for wait in waits:
+            wait.cancel()
 
 
 async def _end(here: Context, key: ApiKey, job_id: UUID) -> bytes:
+    try:
+        await here.validity.check(key)
+    except Problem as problem:
+        return _refusal(problem)
     found = await here.database.read(find_job, job_id, service=key.service)
     if found is None:
-        data = to_json(not_found().as_json()).decode()
-        return format_sse_event(event="error", data_str=data)
+        return _refusal(not_found())
     kind = "result" if found["state"] == "succeeded" else "error"
     return format_sse_event(event=kind, data_str=to_json(job_resource(found)).decode())
+
+
+def _refusal(problem: Problem) -> bytes:
+    return format_sse_event(event="error", data_str=to_json(problem.as_json()).decode())

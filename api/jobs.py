@@ -18,10 +18,11 @@ from starlette.responses import Response
 
 from api import waiting
 from api.access import CancelKey, EnqueueKey, ReadKey
-from api.body import ENVELOPE_BYTES, read_json
+from api.body import ENVELOPE_BYTES, from_json, read_body
 from api.context import Context, context
 from api.enqueueing import conflict, header_key, parse_named
 from api.openapi import answers, body_of
+from api.pins import unknown_pins
 from api.problems import not_found
 from api.resources import (
     KEY_LENGTH,
@@ -38,7 +39,8 @@ from worker.storage.control import cancel_jobs
 from worker.storage.enqueue import NewJob
 from worker.storage.listing import Page, Position, find_job, list_jobs
 
-#: A body above this is parsed in a thread: the loop must not stand still for longer (bytes).
+#: What is larger is parsed in a thread, one at a time: as objects it takes up to thirty times its
+#: size, and the loop must not stand still for long (bytes).
 ASIDE_BYTES = 200_000
 
 _LIST_SECONDS = "10s"
@@ -51,9 +53,7 @@ def _stored(value: str) -> str:
 
 
 def _allowed_wait(value: float) -> float:
-    if value > (most := get_settings().api_wait_seconds):
-        raise ValueError(f"{most:g} seconds at most")
-    return value
+    return min(value, get_settings().api_wait_seconds)
 
 
 IdempotencyKey = Annotated[
@@ -71,7 +71,8 @@ Wait = Annotated[
     Query(
         ge=0,
         allow_inf_nan=False,
-        description="Wait so many seconds at most for the job to end.",
+        description="Wait so many seconds at most for the job to end; the gateway has a maximum, "
+        "60 unless set otherwise, and more is taken for that.",
     ),
     AfterValidator(_allowed_wait),
 ]
@@ -117,20 +118,31 @@ async def insert(
     """
     with here.places.one(key.service) if wait else nullcontext():
         most = get_settings().max_input_bytes + ENVELOPE_BYTES
-        data, size = await read_json(request, most)
-        job = await here.database.aside(lambda: parse(data)) if size > ASIDE_BYTES else parse(data)
-        became = await here.writer.insert(job)
+        with here.bodies.one(key.service) as hold:
+            body = await read_body(request, most, hold)
+            job = await _parsed(here, body, parse)
+            del body  # its job has it now
+            for problem in (await unknown_pins(here, [job])).values():
+                raise problem
+            became = await here.writer.insert(job)
         if not became.same_input:
             raise conflict(job.idempotency_key)
         location = f"/v1/jobs/{became.id}"
         if became.created_at is not None and not wait:
             return json_response(fresh_resource(job, became.created_at), 202, location=location)
         if wait:
-            await _wait(request, here, became.id, wait)
+            await _wait(request, here, key, became.id, wait)
     found = await _find(here, key, became.id)
     if became.created_at is None:
         return json_response(found, 200, location=location, idempotency_replayed="true")
     return json_response(found, 200 if found["finished_at"] else 202, location=location)
+
+
+async def _parsed(here: Context, body: bytes, parse: Callable[[Any], NewJob]) -> NewJob:
+    def read() -> NewJob:
+        return parse(from_json(body))
+
+    return await here.database.aside(read) if len(body) > ASIDE_BYTES else read()
 
 
 @router.get(
@@ -210,7 +222,7 @@ async def read_job(
         raise not_found()
     if wait and not found["finished_at"]:
         with here.places.one(key.service):
-            await _wait(request, here, job_id, wait)
+            await _wait(request, here, key, job_id, wait)
         found = await _find(here, key, job_id)
     return found
 
@@ -227,20 +239,27 @@ def _seen_with(key: ApiKey, resource: dict[str, Any]) -> dict[str, Any]:
     return resource if "read" in key.scopes else resource | {"output": None, "error": None}
 
 
-async def _wait(request: Request, here: Context, job_id: UUID, seconds: float) -> None:
-    """Wait for the job's end, unless the client goes or the process stops before."""
-    reasons: list[Awaitable[Any]] = [
-        waiting.ended(job_id, seconds),
-        _gone(request),
-        here.stopping.wait(),
-    ]
-    tasks = [asyncio.ensure_future(each) for each in reasons]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _wait(request: Request, here: Context, key: ApiKey, job_id: UUID, seconds: float) -> None:
+    """Wait for the job's end, unless the client goes or the process stops before.
+
+    Raises:
+        Problem: 401, the key has ended meanwhile.
+    """
+    with here.validity.use(key) as ended:
+        reasons: list[Awaitable[Any]] = [
+            waiting.ended(job_id, seconds),
+            _gone(request),
+            here.stopping.wait(),
+            ended.wait(),
+        ]
+        tasks = [asyncio.ensure_future(each) for each in reasons]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    await here.validity.check(key)
 
 
 async def _gone(request: Request) -> None:

@@ -33,6 +33,9 @@ MEDIA_TYPE = "application/problem+json"
 #: Before the name of each kind of problem; a URN has no page behind it that could move.
 TYPE = "urn:claude-jobs:problem:"
 
+#: Of all that is wrong with a request, so much is told: an answer must not outgrow its request.
+MOST_ERRORS = 20
+
 #: What to do about statuses that the framework gives, where the title does not say it.
 _DETAILS = {
     404: "There is no such resource.",
@@ -46,7 +49,7 @@ class Problem(Exception):
     Args:
         kind: a stable word that programs can go by; `type` is made of it.
         detail: what is wrong with this request, for people.
-        errors: what is wrong, each with its `path` and `problem`.
+        errors: what is wrong, each with its `path` and `problem`; the first twenty are told.
         close: the connection cannot be used again: part of the request was not read.
     """
 
@@ -63,7 +66,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.kind = kind
-        self.errors = list(errors)
+        self.errors = list(errors[:MOST_ERRORS])
         self.headers = dict(headers or {}) | ({"connection": "close"} if close else {})
 
     def as_json(self, instance: str | None = None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ State = Literal["queued", "dispatched", "running", "succeeded", "failed", "cance
 KEY_PATTERN = r"^[ -~]+$"
 KEY_LENGTH = 255
 
+PIN_PATTERN = r"^[^@]+(@[0-9a-f]{12,64})?$"
+
 
 def _text(value: object) -> object:
     if not isinstance(value, str):
@@ -64,7 +66,10 @@ class JobOptions(BaseModel):
         description="The same key is the same job; the header Idempotency-Key says the same.",
     )
     prompt_version: str | None = Field(
-        None, min_length=1, max_length=100, description="Pins a version, such as 1.2."
+        None,
+        max_length=100,
+        pattern=PIN_PATTERN,
+        description="Pins a version, such as 1.2, or its content: 1.2@<digits of its hash>.",
     )
     model: str | None = Field(
         None, min_length=1, max_length=200, description="Overrides the prompt version's."

@@ -15,12 +15,11 @@ from pydantic_core import from_json
 from claude_jobs_client.calls import job_id
 from claude_jobs_client.errors import (
     JobNotEnded,
-    NotFound,
     TemporaryError,
     Unavailable,
     UnexpectedAnswer,
 )
-from claude_jobs_client.http import Request, check, parse
+from claude_jobs_client.http import Request, check, parse, refusal
 from claude_jobs_client.models import Job, JobError, Problem, T
 from claude_jobs_client.retries import Retries
 
@@ -190,7 +189,7 @@ class Following(Generic[T]):
     def _end(self, request: Request, data: str) -> JobEvent[T]:
         told = _END.validate_json(data)
         if isinstance(told, Problem):
-            raise NotFound(f"{request}: {told}", told)
+            raise refusal(request, told)
         self.ended = True
         if told.state != "succeeded":
             return Error(told.state, told.error, told)

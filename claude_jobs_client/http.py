@@ -142,7 +142,12 @@ def check(request: Request, answer: httpx2.Response) -> None:
     if status >= 500:
         number = answer.headers.get("x-request-id", "none")
         raise UnexpectedAnswer(f"{request}: {problem} (request id {number})")
-    raise _REFUSED.get(status, RequestRefused)(f"{request}: {problem}", problem)
+    raise refusal(request, problem)
+
+
+def refusal(request: Request, problem: Problem) -> RequestRefused:
+    """The error for a problem that stays one however often the request is sent."""
+    return _REFUSED.get(problem.status, RequestRefused)(f"{request}: {problem}", problem)
 
 
 def parse(request: Request, answer: httpx2.Response, model: type[M]) -> M:

@@ -52,11 +52,23 @@ class ApiSettings(BaseSettings):
         allow_inf_nan=False,
         description="The longest `?wait=` that the gateway takes.",
     )
+    api_body_bytes: int = Field(
+        64_000_000,
+        gt=0,
+        description="Bytes of bodies, batches aside, that one service may have in one gateway "
+        "process at a time, from their beginning until their jobs are inserted.",
+    )
+    api_input_values: int = Field(
+        20_000,
+        gt=0,
+        description="Values that the JSON of one job may have: arrays, objects, and what is in "
+        "them. A process does nothing else while it checks them, some 5 µs for each.",
+    )
     api_batch_bytes: int = Field(
         32_000_000,
         gt=0,
-        description="The largest body of POST /v1/jobs/batch; up to thirty times as much memory "
-        "while it is read. Of one service a process reads two at once, the others wait.",
+        description="The largest body of POST /v1/jobs/batch; five times as much memory while it "
+        "is taken in. Of one service a process reads two at once, the others wait.",
     )
     api_cors_origins: Origins = Field(
         (),

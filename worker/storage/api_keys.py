@@ -85,10 +85,12 @@ def create_key(
     return connection.execute(_CREATE, values).scalar_one(), key
 
 
-_FIND = text("""
+_VALID = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+
+_FIND = text(f"""
 SELECT id, service, name, scopes, requests_per_minute FROM api_keys
-WHERE sha256 = :sha256 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-""")
+WHERE sha256 = :sha256 AND {_VALID}
+""")  # noqa: S608 – built from a constant
 
 
 def find_key(connection: Connection, sha256: bytes) -> ApiKey | None:
@@ -97,6 +99,14 @@ def find_key(connection: Connection, sha256: bytes) -> ApiKey | None:
     if row is None:
         return None
     return ApiKey(row.id, row.service, row.name, frozenset(row.scopes), row.requests_per_minute)
+
+
+_STILL_VALID = text(f"SELECT id FROM api_keys WHERE id = ANY(:ids) AND {_VALID}")  # noqa: S608
+
+
+def valid_keys(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these keys that are valid: neither revoked nor expired."""
+    return set(connection.execute(_STILL_VALID, {"ids": list(ids)}).scalars())
 
 
 # Once a minute at most: a busy key must not make a row version with every request.
@@ -122,14 +132,13 @@ def revoke_key(connection: Connection, key_id: UUID) -> str | None:
     return service
 
 
-_LIST = text("""
+_LIST = text(f"""
 SELECT id, service, name, prefix, scopes, requests_per_minute, created_by, created_at, expires_at,
-       revoked_at, last_used_at,
-       revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AS valid
+       revoked_at, last_used_at, {_VALID} AS valid
 FROM api_keys
 WHERE cast(:service AS text) IS NULL OR service = :service
 ORDER BY service, created_at
-""")
+""")  # noqa: S608
 
 
 def list_keys(connection: Connection, service: str | None = None) -> Sequence[RowMapping]:

@@ -50,7 +50,7 @@ def unharmed(gateway: Gateway) -> Iterator[None]:
         b'{"task": 1} {"task": 2}',
         b'{"task": "classify_ticket", "task": "summarize_text"}',
         b'{"input": {"a": 1, "a": 2}}',
-        b"[" * 100_000,
+        b"[" * 10_000,
         b'{"a":' * 10_000,
         b"9" * 10_000,
         b"\xef\xbb\xbf{}",

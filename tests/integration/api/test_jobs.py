@@ -15,6 +15,7 @@ import pytest
 
 from api.resources import BatchOutcome, JobList, JobResource, TaskList
 from tests.gateway import BODY, TICKET, Gateway, problem, took
+from worker.engine.prompts import get_prompts
 from worker.storage.budgets import Which, put, remove
 from worker.storage.engine import transaction
 
@@ -106,7 +107,7 @@ def test_a_tasks_own_route_takes_the_same_without_its_name(client: httpx2.Client
         (BODY | {"input": TICKET | {"surprise": 1}}, "input.surprise"),
         (BODY | {"input": TICKET | {"categories": ["one"]}}, "input.categories"),
         (BODY | {"input": TICKET | {"body": "a\x00b"}}, "input.body"),
-        (BODY | {"user_id": "a\x00b"}, None),
+        (BODY | {"user_id": "a\x00b"}, "user_id"),
         (BODY | {"user_id": "x" * 257}, "user_id"),
         (BODY | {"priority": -1}, "priority"),
         (BODY | {"priority": 1.5}, "priority"),
@@ -119,9 +120,13 @@ def test_a_tasks_own_route_takes_the_same_without_its_name(client: httpx2.Client
         (BODY | {"run_at": "0001-01-01T00:00:00+23:59"}, "run_at"),
         (BODY | {"run_at": 1893456000}, "run_at"),
         (BODY | {"prompt_version": "9.9"}, "prompt_version"),
+        (BODY | {"prompt_version": "1.0@nonsense"}, "prompt_version"),
+        (BODY | {"prompt_version": "1.0@" + "0" * 12}, "prompt_version"),
+        (BODY | {"prompt_version": "9.9@" + "0" * 64}, "prompt_version"),
         (BODY | {"max_attempts": 0}, "max_attempts"),
         (BODY | {"stream": "yes"}, "stream"),
-        (BODY | {"webhook_url": "javascript:alert(1)"}, None),
+        (BODY | {"webhook_url": "javascript:alert(1)"}, "webhook_url"),
+        (BODY | {"webhook_url": "http://:80/"}, "webhook_url"),
         (BODY | {"idempotency_key": "a\r\nb"}, "idempotency_key"),
         (BODY | {"idempotency_key": ""}, "idempotency_key"),
     ],
@@ -223,6 +228,39 @@ def test_a_batch_can_be_sent_again_as_it_is(client: httpx2.Client) -> None:
     assert not any(job["created"] for job in twice["jobs"])
 
 
+def test_a_task_that_is_none_is_named(client: httpx2.Client) -> None:
+    body = BODY | {"task": "no\r\nsuch<task>" + "x" * 180}
+    told = problem(client.post("/v1/jobs", json=body), 422, "unknown-task")
+    assert told["errors"][0]["path"] == "task"
+    for text in (told["detail"], told["errors"][0]["problem"]):
+        assert "There is no task 'no\\r\\nsuch<task>xxx" in text
+        assert len(text) < 250
+
+
+def test_a_version_that_was_pinned_by_its_content_is_known(
+    gateway: Gateway, client: httpx2.Client
+) -> None:
+    """By the gateway's folder or by the database alone, as for `enqueue_job`."""
+    prompt = get_prompts().get("classify_ticket", "1.0")
+    stored = gateway.query(
+        "INSERT INTO prompt_versions (prompt, version, sha256, content) "
+        "VALUES ('classify_ticket', '0.7', :sha256, '{}') RETURNING sha256",
+        sha256=uuid4().hex * 2,
+    )[0]["sha256"]
+    pins = [f"1.0@{prompt.sha256[:12]}", f"0.7@{stored[:20]}", f"0.7@{'0' * 20}", "1.0"]
+
+    statuses = [
+        client.post("/v1/jobs", json=BODY | {"prompt_version": pin}).status_code for pin in pins
+    ]
+    batch = client.post(
+        "/v1/jobs/batch", json={"jobs": [BODY | {"prompt_version": pin} for pin in pins]}
+    ).json()
+
+    assert statuses == [202, 202, 422, 202]
+    assert ["problem" in item for item in batch["jobs"]] == [False, False, True, False]
+    assert batch["jobs"][2]["problem"]["errors"][0]["path"] == "prompt_version"
+
+
 @pytest.mark.parametrize("body", [{}, {"jobs": []}, {"jobs": {}}, {"jobs": [BODY], "x": 1}, 1])
 def test_a_batch_is_a_list_of_jobs(client: httpx2.Client, body: Any) -> None:
     problem(client.post("/v1/jobs/batch", json=body), 422, "invalid-input")
@@ -287,7 +325,7 @@ def test_an_enqueued_job_can_be_waited_for_at_once(client: httpx2.Client) -> Non
     answer = client.post("/v1/jobs?wait=0.1", json=BODY)
     assert answer.status_code == 202
     assert answer.json()["state"] == "queued"
-    for wrong in ("-1", "61", "nan", "inf", "x"):
+    for wrong in ("-1", "nan", "inf", "x"):
         problem(client.post(f"/v1/jobs?wait={wrong}", json=BODY), 422, "invalid-input")
 
 

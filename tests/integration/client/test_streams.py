@@ -18,6 +18,7 @@ from claude_jobs_client import (
     Partial,
     Result,
     Retrying,
+    Unauthorized,
     Unavailable,
     UnexpectedAnswer,
 )
@@ -130,6 +131,14 @@ def test_what_is_no_stream_of_events_is_told(faulty: Faulty, connect: Connect) -
     with pytest.raises(OutputMismatch, match=r"does not fit the type given: output\.n") as caught:
         list(client.stream(ID, output=Answer))
     assert "secret" not in str(caught.value)
+
+
+def test_a_stream_that_ends_with_its_key_is_told(faulty: Faulty, connect: Connect) -> None:
+    client = connect(faulty.url)
+    ended = {"type": "urn:x", "title": "Unauthorized", "status": 401, "detail": "It has ended."}
+    faulty.then(streams(HELLO, event("error", ended)))
+    with pytest.raises(Unauthorized, match=r": It has ended\.$"):
+        list(client.stream(ID))
 
 
 def test_a_stream_has_a_timeout_and_can_be_left(faulty: Faulty, connect: Connect) -> None:
