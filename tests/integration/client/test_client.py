@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_in_one_line(gateway: Gateway, connect: Connect) -
         client.enqueue("classify_ticket", {"subject": 1, "body": "b", "categories": ["a", "b"]})
     assert str(caught.value) == "POST /v1/jobs: input.subject: Input should be a valid string"
     assert caught.value.problem.status == 422
-    with pytest.raises(InvalidRequest, match="no such task"):
+    with pytest.raises(InvalidRequest, match="There is no task 'nope'"):
         client.enqueue("nope", {})
     with pytest.raises(NotFound, match="There is no such job"):
         client.get(uuid4())
