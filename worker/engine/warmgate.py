@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from uuid import uuid4
 
 from worker.claude.failures import aborted
@@ -181,30 +182,20 @@ class WarmGate:
                 state.waiting.discard(bell)
 
     def _ask(
-        self,
-        state: _State,
-        who: str,
-        control: CallControl,
-        bell: threading.Event,
-        give_up: float,
+        self, state: _State, who: str, control: CallControl, bell: threading.Event, give_up: float
     ) -> bool:
         """Ask the fleet until this call leads, or nobody has to wait; one thread of a process."""
-        leads = False
-        try:
-            while control.reason is None and time.monotonic() < give_up:
-                standing = self._warmth.enter(state.key, who, _LEAD_SECONDS)
-                if standing is None or standing.state == "yours":
-                    leads = True
-                    break
-                if standing.state != "theirs":
-                    self._open(state, standing.state, standing.seconds)
-                    break
-                bell.wait(_LOOK_AGAIN)
-                bell.clear()
-            return leads
-        finally:
-            if not leads:
-                self.hand_on(state)
+        while control.reason is None and time.monotonic() < give_up:
+            standing = self._warmth.enter(state.key, who, _LEAD_SECONDS)
+            if standing is None or standing.state == "yours":
+                return True
+            if standing.state != "theirs":
+                self._open(state, standing.state, standing.seconds)
+                break
+            bell.wait(_LOOK_AGAIN)
+            bell.clear()
+        self.hand_on(state)
+        return False
 
     def _new_state(self, prefix: Prefix) -> _State:
         with self._lock:
@@ -234,7 +225,9 @@ class _Leader(_Follower):
         self._warmth = warmth
         self._who = who
         self._over = threading.Event()
-        threading.Thread(target=self._beat, name="warm-gate", daemon=True).start()
+        # No thread left: without signs of life others may lead as well, which costs a write.
+        with suppress(RuntimeError):
+            threading.Thread(target=self._beat, name="warm-gate", daemon=True).start()
 
     def begun(self, tokens: Tokens) -> None:
         if not self._over.is_set():
