@@ -74,6 +74,8 @@ def stack() -> Iterator[Stack]:
     folder.chmod(0o711)  # as root, Postgres runs as an account that must get in
     try:
         with servers(folder, durable=False, claude=SimulatedClaude(seed=7)) as started:
+            # Most tests that enqueue the same input again mean to have it run again.
+            started.environment["CLAUDE_JOBS_CACHE_SECONDS"] = "0"
             # Nobody may be connected to a template while it is copied.
             started.postgres.create_database("migrated", template="claude_jobs")
             with pytest.MonkeyPatch.context() as patch:
@@ -100,8 +102,6 @@ def environment(stack: Stack, maintenance: psycopg.Connection[Any]) -> Iterator[
         "DATABASE_URL": stack.postgres.url.rpartition("/")[0] + f"/{name}",
         "REDIS_URL": stack.valkey.url.removesuffix("/0") + f"/{number % 1000}",
         "CLAUDE_JOBS_CONCURRENCY": "20",
-        # Most tests enqueue the same input again and mean to have it run.
-        "CLAUDE_JOBS_CACHE_SECONDS": "0",
     }
     yield fresh
     maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")

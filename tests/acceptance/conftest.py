@@ -22,7 +22,6 @@ def fleet_environment(stack: Stack, request: pytest.FixtureRequest) -> Iterator[
         "DATABASE_URL": stack.postgres.create_database(name, template="migrated"),
         "REDIS_URL": stack.valkey.url.removesuffix("/0") + f"/{number}",
         "CLAUDE_JOBS_CONCURRENCY": "20",
-        "CLAUDE_JOBS_CACHE_SECONDS": "0",
         "CLAUDE_JOBS_POLL_SECONDS": "0.2",
         "CLAUDE_JOBS_MAX_INPUT_BYTES": "200000",
     }

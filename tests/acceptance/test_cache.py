@@ -270,3 +270,42 @@ def test_a_streamed_job_that_is_served_has_its_result_at_once(
 
     assert event.output == output
     assert asked(claude) == 1
+
+
+def test_show_says_where_a_result_came_from(marker: str, claude: SimulatedClaude) -> None:
+    first = summary(marker)
+    first.wait(20)
+    second = summary(marker)
+    second.wait(20)
+    unserved = summary(marker, cache=False)
+
+    def shown(job: Any, *options: str) -> str:
+        command = [sys.executable, "-m", "worker.cli", "show", str(job.id), *options]
+        return subprocess.run(
+            command, check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+
+    said = shown(second)
+    assert f"from job {first.id}, without a call" in said
+    assert "cached" in said
+    assert "from job" not in shown(first)
+    assert "not for this job" in shown(unserved)
+    assert marker in shown(second, "--prompt")
+
+
+def test_statistics_of_calls_leave_out_what_was_served(marker: str, worker: Service) -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(summary(marker, user_id=marker))
+        ids[-1].wait(20)
+
+    rows = execute(
+        "SELECT source, inspected FROM usage WHERE user_id = :user ORDER BY id", user=marker
+    ).all()
+    assert [row.source for row in rows] == ["api", "cache", "cache"]
+    assert [row.inspected for row in rows[1:]] == [True, True]
+    status = "SELECT calls FROM job_status(:id)"
+    assert [execute(status, id=job.id).scalar_one() for job in ids] == [1, 0, 0]
+    seen = "SELECT sum(calls) FROM prompt_performance WHERE prompt = 'summarize_text'"
+    made = "SELECT count(*) FROM usage WHERE prompt = 'summarize_text' AND source <> 'cache'"
+    assert execute(seen).scalar_one() == execute(made).scalar_one()

@@ -56,6 +56,29 @@ def test_every_dimension_sums_to_the_same(capsys: pytest.CaptureFixture[str], by
     assert sum(row["unpriced"] for row in found) == 1
 
 
+def test_what_was_served_without_a_call_is_counted_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served = """
+        INSERT INTO usage (task, attempt, call, outcome, model, prompt, prompt_version,
+                           prompt_sha256, cost_usd, full_cost_usd, complete, source, coalesced)
+        SELECT 'summarize_text', 1, 1, 'ok', 'claude-haiku-5-5', 'summarize_text', '1.0', 'x', 0,
+               0.25, true, 'cache', n > 1 FROM generate_series(1, 3) AS n"""
+    _, before, _ = run(capsys, "usage", "profile")
+    with transaction() as connection:
+        connection.execute(text(served))
+
+    _, out, _ = run(capsys, "usage", "--json")
+    (row,) = json.loads(out)
+    assert (row["calls"], row["hits"], row["coalesced"]) == (101, 1, 2)
+    assert (Decimal(row["cost_usd"]), Decimal(row["spared_usd"])) == (
+        Decimal("0.1"),
+        Decimal("0.75"),
+    )
+    assert run(capsys, "usage", "profile")[1] == before
+    assert "$0.7500" in run(capsys, "usage")[1]
+
+
 def test_calls_without_a_price_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "usage")
 

@@ -10,6 +10,8 @@ from worker.storage.followers import Situation
 
 #: A leader that is to come back within so many seconds is waited for; else another one goes ahead.
 PATIENCE = 5.0
+#: One that is due and yet does not ask for so long may be held by a bound of its user's, say.
+LONGEST_IDLE = 30.0
 
 _ANY_ATTEMPTS = 2**31 - 1
 
@@ -72,7 +74,7 @@ def fate(seen: Situation, *, servable: bool, spread: bool = True) -> Fate:
     if seen.leading or _is_on_its_way(seen):
         return Wait()
     match seen.state:
-        case "queued":
+        case "queued" | "dispatched":
             return Promote(seen.attempt, seen.rescues)
         case "failed":
             return _after_failure(seen, spread=spread)
@@ -82,7 +84,7 @@ def fate(seen: Situation, *, servable: bool, spread: bool = True) -> Fate:
 
 def _is_on_its_way(seen: Situation) -> bool:
     soon = seen.state == "queued" and not seen.waits and seen.due_in < PATIENCE
-    return soon or seen.state in ("dispatched", "running")
+    return (soon or seen.state in ("dispatched", "running")) and seen.idle < LONGEST_IDLE
 
 
 def _after_failure(seen: Situation, *, spread: bool) -> Fate:

@@ -109,8 +109,14 @@ class FollowerLoop(Loop):
         if ended:
             succeeded = isinstance(step, Complete)
             log.info("waiting jobs ended", jobs=len(ended), succeeded=succeeded)
-            self.told(ended, succeeded)
+            self._tell(ended, succeeded)
         return bool(ended)
+
+    def _tell(self, ended: Sequence[UUID], succeeded: bool) -> None:
+        try:
+            self.told(ended, succeeded)
+        except Exception as error:  # of the broker's client, whichever that is
+            log.warning("Flower was not told of them", error=type(error).__name__)
 
     def _release(self, key: str) -> None:
         released = followers.PIECE

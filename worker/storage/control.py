@@ -15,7 +15,7 @@ _CANCEL = text("""
 UPDATE jobs
 SET state = CASE WHEN state = 'running' THEN 'running' ELSE 'cancelled' END,
     finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END,
-    cancel_requested = true
+    cancel_requested = true, waits_for = NULL
 WHERE id = ANY(:ids) AND state IN ('queued', 'dispatched', 'running')
 RETURNING id, state
 """)

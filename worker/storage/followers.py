@@ -74,6 +74,7 @@ class Situation:
     """A request that is waited for: one that waits, who leads it, and a result if there is one.
 
     `leading`: the leader's claim runs. `state` None: there is no leader, or its job is gone.
+    `due_in` and `idle`, in seconds: until that job is due; since then, and since it was chosen.
     """
 
     task: str
@@ -84,6 +85,7 @@ class Situation:
     state: str | None
     waits: bool
     due_in: float
+    idle: float
     attempt: int
     max_attempts: int
     rescues: int
@@ -97,6 +99,8 @@ SELECT follower.task, follower.input, leader.job_id AS leader, leader.claim_toke
        coalesce(job.state = 'running' AND job.claim_token = leader.claim_token, false) AS leading,
        job.state, job.waits_for IS NOT NULL AS waits,
        coalesce(extract(epoch FROM job.run_at - now())::float, 0) AS due_in,
+       coalesce(extract(epoch FROM now() - greatest(job.run_at, leader.created_at))::float, 0)
+           AS idle,
        coalesce(job.attempt, 0) AS attempt, coalesce(job.max_attempts, 0) AS max_attempts,
        coalesce(job.rescues, 0) AS rescues, job.error, result.job_id AS result,
        result.output::text AS output
@@ -199,7 +203,7 @@ def _ended(connection: Connection, ids: Any) -> list[UUID]:
 _PROMOTE = text(f"""
 WITH first AS (
     SELECT id FROM jobs WHERE {_WAITING}
-    ORDER BY priority, deadline_at, run_at LIMIT 1
+    ORDER BY priority, run_at LIMIT 1
     FOR UPDATE SKIP LOCKED
 ), promoted AS (
     UPDATE jobs
@@ -211,7 +215,7 @@ WITH first AS (
     INSERT INTO request_leaders (request_sha256, job_id, followed)
     SELECT cast(:key AS text), id, true FROM promoted
     ON CONFLICT (request_sha256) DO UPDATE
-    SET job_id = excluded.job_id, claim_token = NULL, followed = true
+    SET job_id = excluded.job_id, claim_token = NULL, followed = true, created_at = now()
     WHERE request_leaders.job_id = cast(:leader AS uuid)
       AND request_leaders.claim_token IS NOT DISTINCT FROM cast(:leader_token AS uuid)
 )

@@ -22,6 +22,7 @@ def seen(state: str | None, **facts: Any) -> Situation:
         "state": state,
         "waits": False,
         "due_in": 0.0,
+        "idle": 0.0,
         "attempt": 2,
         "max_attempts": 5,
         "rescues": 1,
@@ -46,6 +47,10 @@ def failed(type_: str, status: int | None = None, **facts: Any) -> Situation:
         (seen("queued", due_in=4.0), Wait()),
         (seen("queued", due_in=60.0), Promote(2, 1)),
         (seen("queued", waits=True), Promote(2, 1)),  # it follows somebody itself
+        (seen("queued", idle=31.0), Promote(2, 1)),  # something holds it
+        (seen("dispatched", idle=31.0), Promote(2, 1)),
+        (seen("running", idle=31.0), Promote(0, 1)),  # with something else
+        (seen("running", leading=True, idle=3600.0), Wait()),
         (seen("cancelled"), Promote(0, 1)),
         (seen("succeeded"), Promote(0, 1)),  # its result is gone, or accepted no longer
         (seen(None, rescues=0), Promote(0, 0)),
