@@ -160,8 +160,9 @@ AS $function$
 $function$;
 """
 
-# One after the other: whether the next one fits depends on those before. Asked again for a call
-# that has its reservation, nothing changes. One that is dearer than the whole budget is let through
+# All at once where all of them fit, so that a budget's row is written once and not once a call.
+# Otherwise one after the other: whether the next one fits depends on those before. Asked again for a
+# call that has its reservation, nothing changes. One that is dearer than the whole budget is let through
 # when it is the first of its window: it would wait for ever. What a refused call needed is kept,
 # but no more than a few usual calls or a twentieth of the budget, so that one giant does not hold
 # what is small.
@@ -176,21 +177,58 @@ AS $function$
 DECLARE
     wanted record;
     short  record;
+    fit    boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock(1668049506);
     PERFORM book_spending(ended);
+    INSERT INTO budget_windows (budget_id, subject, starts_at, ends_at)
+    SELECT DISTINCT b.id, b.subject, b.starts_at, b.ends_at
+    FROM unnest(calls, tasks, users, models, lanes, dollars)
+        AS w (call, task, user_id, model, lane, usd)
+    CROSS JOIN LATERAL budgets_of(w.task, w.user_id, w.model, w.lane) AS b
+    WHERE NOT EXISTS (
+        SELECT FROM budget_windows AS known
+        WHERE (known.budget_id, known.starts_at, known.subject) = (b.id, b.starts_at, b.subject));
+    WITH asked AS MATERIALIZED (
+        SELECT w.call, w.usd, b.id, b.subject, b.starts_at, b.amount_usd, b.hard
+        FROM unnest(calls, tasks, users, models, lanes, dollars)
+            AS w (call, task, user_id, model, lane, usd)
+        CROSS JOIN LATERAL budgets_of(w.task, w.user_id, w.model, w.lane) AS b
+        WHERE NOT EXISTS (SELECT FROM budget_reservations AS r
+                          WHERE r.usage_id = w.call AND r.usd IS NOT NULL)
+    ), sums AS (
+        SELECT id, subject, starts_at, amount_usd, hard, sum(usd) AS usd, count(*) AS calls
+        FROM asked GROUP BY 1, 2, 3, 4, 5
+    ), judged AS (
+        SELECT coalesce(bool_and(
+                   NOT sums.hard
+                   OR w.spent_usd + w.reserved_usd < sums.amount_usd
+                      AND w.spent_usd + w.reserved_usd + sums.usd <= sums.amount_usd), true) AS fit
+        FROM sums JOIN budget_windows AS w
+          ON (w.budget_id, w.starts_at, w.subject) = (sums.id, sums.starts_at, sums.subject)
+    ), taken AS (
+        UPDATE budget_windows AS w
+        SET reserved_usd = w.reserved_usd + sums.usd, calls = w.calls + sums.calls
+        FROM sums, judged
+        WHERE judged.fit
+          AND (w.budget_id, w.starts_at, w.subject) = (sums.id, sums.starts_at, sums.subject)
+    ), promised AS (
+        INSERT INTO budget_reservations (usage_id, budget_id, subject, starts_at, usd)
+        SELECT asked.call, asked.id, asked.subject, asked.starts_at, asked.usd
+        FROM asked, judged WHERE judged.fit
+        ON CONFLICT (usage_id, budget_id) DO UPDATE
+        SET subject = excluded.subject, starts_at = excluded.starts_at, usd = excluded.usd
+    )
+    SELECT judged.fit INTO fit FROM judged;
+    IF fit THEN
+        RETURN;
+    END IF;
     FOR wanted IN
         SELECT * FROM unnest(calls, tasks, users, models, lanes, dollars)
             AS w (call, task, user_id, model, lane, usd)
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM budget_reservations
                               WHERE usage_id = wanted.call AND usd IS NOT NULL);
-        INSERT INTO budget_windows (budget_id, subject, starts_at, ends_at)
-        SELECT b.id, b.subject, b.starts_at, b.ends_at
-        FROM budgets_of(wanted.task, wanted.user_id, wanted.model, wanted.lane) AS b
-        WHERE NOT EXISTS (
-            SELECT FROM budget_windows AS w
-            WHERE (w.budget_id, w.starts_at, w.subject) = (b.id, b.starts_at, b.subject));
         SELECT b.id, b.subject, b.starts_at, b.ends_at,
                least(wanted.usd, greatest(
                    b.amount_usd / 20,
