@@ -27,7 +27,8 @@ _FUNCTIONS = ("enqueue_job", "job_status")
 _VIEWS = text("""
 SELECT viewname FROM pg_views
 WHERE schemaname = current_schema()
-  AND (starts_with(viewname, 'prompt_') OR viewname = 'budget_status')
+  AND (starts_with(viewname, 'prompt_') OR starts_with(viewname, 'usage_')
+       OR viewname = 'budget_status')
 ORDER BY 1
 """)
 
