@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment
+from markupsafe import Markup
 
 from worker.engine.evidence import upper_bound
 from worker.engine.registry import AnyTask
+from worker.html import source_hash, templates
 from worker.review import verdicts as mapping
 from worker.review.document import digest_of
 from worker.review.views import view_sample, with_verdict
@@ -26,39 +23,9 @@ from worker.storage.reviews import Review, Verdict
 
 _FOLDER = Path(__file__).resolve().parent
 
-#: Characters that change how others are shown, or show nothing themselves. Joiners stay: words of
-#: some languages, and some emoji, need them.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-
-
-def visible(text: str) -> Markup:
-    """The text for a page: markup is inert, and a character that cannot be seen is named."""
-    parts, at = [], 0
-    for found in _UNSEEN.finditer(text):
-        code = ord(found.group())
-        name = unicodedata.name(found.group(), "control character")
-        parts.append(escape(text[at : found.start()]))
-        parts.append(
-            Markup('<span class="unseen" title="{}">U+{}</span>').format(name, f"{code:04X}")
-        )
-        at = found.end()
-    return Markup("").join([*parts, escape(text[at:])])
-
-
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["visible"] = visible
-    return environment
+    return templates(_FOLDER / "templates")
 
 
 @lru_cache(maxsize=2)
@@ -163,7 +130,7 @@ def export_page(state: State, *, revealed: bool) -> str:
             },
             css=Markup(css),  # noqa: S704 – our own file
             js=Markup(js),  # noqa: S704 – our own file
-            policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
+            policy=f"default-src 'none'; style-src '{source_hash(css)}'; script-src '{source_hash(js)}'; "
             "base-uri 'none'; form-action 'none'",
         )
     )
@@ -211,7 +178,3 @@ def _said(review: Review, sample: Sample, mine: dict[int, Verdict]) -> str | Non
         return None
     labels = {each.value: each.label for each in mapping.choices(review)}
     return labels.get(mapping.to_choice(sample, verdict), verdict.verdict)
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

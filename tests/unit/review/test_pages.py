@@ -10,7 +10,8 @@ import pytest
 
 from tasks import summarize_text
 from tests.reviewing import BETTER, WORSE, review, sample, succeeded
-from worker.review.pages import State, export_page, overview, sample_page, visible
+from worker.html import visible
+from worker.review.pages import State, export_page, overview, sample_page
 from worker.storage.review_samples import Sample
 from worker.storage.reviews import Verdict
 
