@@ -73,7 +73,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 lock: $(READY)  ## resolve the dependencies anew (LOCK_ARGS=--upgrade for newer ones)
 	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra api -o requirements.lock
-	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra api --extra sandbox --extra prompts --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra api --extra sandbox --extra prompts --extra report --group dev -c requirements.lock -o requirements-dev.lock
 	$(LOCK) $(LOCK_ARGS) benchmarks/peers/requirements.in -c requirements.lock \
 		--override benchmarks/peers/overrides.txt -o benchmarks/peers/requirements.lock
 

@@ -19,6 +19,7 @@ from worker.cli import (
     prompts,
     prompttest,
     releases,
+    report,
     review,
     usage,
     watch,
@@ -64,6 +65,7 @@ app.command("requeue")(operate.requeue)
 app.command("pause")(operate.pause)
 app.command("resume")(operate.resume)
 app.command("tasks")(inspect.tasks)
+app.command("report")(report.report)
 app.command("api")(gateway.api)
 app.command("config")(admin.config)
 app.command("migrate")(admin.migrate)

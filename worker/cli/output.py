@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -63,7 +63,7 @@ def as_json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     match value:
-        case datetime():
+        case date():
             return value.isoformat()
         case UUID():
             return str(value)

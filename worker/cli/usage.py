@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, get_args
@@ -15,6 +14,7 @@ from worker.cli.operate import parse_age
 from worker.cli.output import as_json, check_database, err, money, out, table
 from worker.engine.prompts import get_prompts
 from worker.errors import ClaudeJobsError, InvalidInput
+from worker.report.replies import suggested_max_tokens
 from worker.storage import usage as ledger
 from worker.storage.engine import transaction
 
@@ -24,8 +24,6 @@ Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w …")]
 
 #: Rows priced per transaction.
 _BATCH = 1000
-#: A suggested `max_tokens` leaves so much room above the longest reply in a hundred.
-_HEADROOM = 1.5
 
 
 @usage.callback(invoke_without_command=True)
@@ -131,11 +129,6 @@ def reprice(since: Since = "7d") -> None:
             break
         after = rows[-1]["id"]
     err.print(f"{seen:,} calls looked at, {changed:,} have a new cost ({book.version})")
-
-
-def suggested_max_tokens(p99: int) -> int:
-    """Room for the longest reply in a hundred and half as much again, in round numbers."""
-    return max(256, 256 * math.ceil(p99 * _HEADROOM / 256))
 
 
 def _ago(age: str) -> datetime:

@@ -23,6 +23,7 @@ from worker.storage.reviews import Review, Verdict
 
 _FOLDER = Path(__file__).resolve().parent
 
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     return templates(_FOLDER / "templates")
@@ -130,8 +131,8 @@ def export_page(state: State, *, revealed: bool) -> str:
             },
             css=Markup(css),  # noqa: S704 – our own file
             js=Markup(js),  # noqa: S704 – our own file
-            policy=f"default-src 'none'; style-src '{source_hash(css)}'; script-src '{source_hash(js)}'; "
-            "base-uri 'none'; form-action 'none'",
+            policy=f"default-src 'none'; style-src '{source_hash(css)}'; "
+            f"script-src '{source_hash(js)}'; base-uri 'none'; form-action 'none'",
         )
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, DateTime, RowMapping, bindparam, text
 
 Dimension = Literal["task", "prompt", "model", "user", "day", "outcome"]
 
@@ -60,14 +60,18 @@ SELECT prompt, prompt_version, count(*) AS calls,
        percentile_disc(ARRAY[0.5, 0.95, 0.99, 1]) WITHIN GROUP (
            ORDER BY output_tokens) AS output,
        avg((outcome = 'truncated')::int)::float AS truncated
-FROM usage WHERE created_at >= :since AND complete AND source <> 'cache'
+FROM usage
+WHERE created_at >= :since AND (created_at < :until OR :until IS NULL)
+  AND complete AND source <> 'cache'
 GROUP BY 1, 2 ORDER BY 1, 2
-""")
+""").bindparams(bindparam("until", type_=DateTime(timezone=True)))
 
 
-def profile(connection: Connection, since: datetime) -> Sequence[RowMapping]:
+def profile(
+    connection: Connection, since: datetime, until: datetime | None = None
+) -> Sequence[RowMapping]:
     """Lengths of complete replies by prompt version: p50, p95, p99 and the longest, in tokens."""
-    return connection.execute(_PROFILE, {"since": since}).mappings().all()
+    return connection.execute(_PROFILE, {"since": since, "until": until}).mappings().all()
 
 
 _UNPRICED = text("""

@@ -1,0 +1,218 @@
+"""The weekly review in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from rich.markup import escape
+from rich.table import Table
+
+from worker.cli.output import out, table, when
+from worker.html import plain
+from worker.report.amounts import dollars, percent, relative, rounded, signed
+from worker.report.sentences import KIND_NAMES
+from worker.report.weekly import SAVINGS, Line, WeeklyReview
+from worker.report.wording import RATES, advice, headline
+from worker.storage.figures import Figures, ratio
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+#: Columns of a terminal from which on there is room for the course of the weeks.
+_ROOMY = 100
+_BAR = 24
+
+
+def print_review(review: WeeklyReview) -> None:
+    """Print everything that the page shows."""
+    period = review.period
+    out.print(f"[bold]Weekly review {period.name}[/]: {period.dates}, days in UTC")
+    out.print(f"[bold]{escape(headline(review))}[/]")
+    for note in review.notes:
+        out.print(f"[yellow]![/] {_safe(note)}")
+    if review.empty and not review.compared:
+        return
+    _print_change(review)
+    for dimension, lines in review.lines.items():
+        _section(f"Dollars by {dimension}", _breakdown(dimension, lines, review))
+    _section("Tokens", _tokens(review))
+    _section("Saved", _savings(review))
+    _section("Length of replies, in output tokens", _lengths(review))
+    for each in review.lengths:
+        if each.advice:
+            out.print(f"- {_safe(advice(each.name, each.limit, each.advice, each.suggested))}")
+    _section("What went wrong", _rates(review))
+    _section("Dearest jobs", _jobs(review))
+    _section("Alerts", _alerts(review))
+
+
+def spark(values: Sequence[Decimal]) -> str:
+    """The course of some amounts as blocks; the highest is the full one, nothing is a space."""
+    top = max(values, default=Decimal(0))
+    if top <= 0:
+        return " " * len(values)
+    return "".join(_BLOCKS[min(7, int(8 * value / top))] if value > 0 else " " for value in values)
+
+
+def _safe(text: str) -> str:
+    return escape(plain(text))
+
+
+def _section(title: str, content: Table) -> None:
+    if content.row_count:
+        out.print()
+        out.print(f"[bold]{title}[/]")
+        out.print(content)
+
+
+def _print_change(review: WeeklyReview) -> None:
+    if not review.compared or not review.change:
+        return
+    out.print()
+    out.print("[bold]What changed[/]")
+    told = [(each.usd, each.sentence) for each in review.explanations]
+    if review.unexplained:
+        told.append((review.unexplained, "everything else"))
+    width = max(len(signed(usd)) for usd, _ in told) if told else 0
+    for usd, sentence in told:
+        out.print(f"{signed(usd):>{width}}  {_safe(sentence)}")
+    effects = table("effect~", "dollars>", "")
+    top = max((abs(usd) for _, usd in review.kinds), default=Decimal(0))
+    for kind, usd in review.kinds:
+        if usd:
+            bar = "█" * max(1, round(_BAR * abs(usd) / top))
+            colour = "red" if usd > 0 else "green"
+            effects.add_row(KIND_NAMES[kind], signed(usd), f"[{colour}]{bar}[/]")
+    _section("By effect", effects)
+
+
+def _breakdown(dimension: str, lines: Sequence[Line], review: WeeklyReview) -> Table:
+    roomy = out.width >= _ROOMY
+    course = roomy and dimension != "user"
+    listed = table(
+        f"{dimension}~",
+        "this week>",
+        "before>",
+        "change>",
+        *(("jobs>",) if roomy else ()),
+        *(("$/job>", "weeks") if course else ()),
+    )
+    for line in lines:
+        each = ratio(line.now.cost_usd, line.now.jobs)
+        listed.add_row(
+            _safe(line.name),
+            dollars(line.shown),
+            dollars(line.shown_before),
+            relative(line.now.cost_usd, line.before.cost_usd),
+            *((f"{line.now.jobs:,}",) if roomy else ()),
+            *(("-" if each is None else f"{each:.4f}", spark(line.weeks)) if course else ()),
+        )
+    if lines:
+        now, before = review.now, review.before
+        listed.add_row(
+            "total",
+            dollars(review.cost),
+            dollars(review.cost_before),
+            relative(now.cost_usd, before.cost_usd),
+            *((f"{now.jobs:,}",) if roomy else ()),
+            style="bold",
+        )
+    return listed
+
+
+def _tokens(review: WeeklyReview) -> Table:
+    listed = table("tokens~", "this week>", "before>", "change>")
+    for name, now, before in (
+        ("input", review.now.input_tokens, review.before.input_tokens),
+        (
+            "read from the prompt cache",
+            review.now.cache_read_tokens,
+            review.before.cache_read_tokens,
+        ),
+        ("written to it", review.now.cache_write_tokens, review.before.cache_write_tokens),
+        ("output", review.now.output_tokens, review.before.output_tokens),
+        ("of that, thinking", review.now.thinking_tokens, review.before.thinking_tokens),
+    ):
+        if now or before:
+            listed.add_row(name, f"{now:,}", f"{before:,}", relative(now, before))
+    return listed
+
+
+def _savings(review: WeeklyReview) -> Table:
+    listed = table("by~", "this week>", "before>", "of the full price>")
+
+    def add(name: str, column: str, style: str | None = None) -> None:
+        now, before = (getattr(each, column) for each in (review.now, review.before))
+        if now or before or style:
+            share = percent(ratio(now, review.now.full_cost_usd), 1)
+            shown = (dollars(rounded(each, review.unit)) for each in (now, before))
+            listed.add_row(name.lower(), *shown, share, style=style)
+
+    for name, column in SAVINGS:
+        add(name, column)
+    add("all", "saved_usd", "bold")
+    return listed
+
+
+def _lengths(review: WeeklyReview) -> Table:
+    listed = table(
+        "prompt~", "replies>", "median>", "before>", "drift>", "p99>", "max_tokens>", "truncated>"
+    )
+    for each in review.lengths[:12]:
+        listed.add_row(
+            _safe(each.name),
+            f"{each.replies:,}",
+            f"{each.p50:,}",
+            "-" if each.before is None else f"{each.before.p50:,}",
+            "-" if each.drift is None else f"×{each.drift:.2f}",
+            f"{each.p99:,}",
+            "-" if each.limit is None else f"{each.limit:,}",
+            percent(each.truncated, 1),
+            style="bold" if each.drift is not None and not 2 / 3 < each.drift < 1.5 else None,
+        )
+    return listed
+
+
+def _rates(review: WeeklyReview) -> Table:
+    listed = table("task~", "jobs>", "failed>", *(f"{name.lower()}>" for name, _, _ in RATES))
+
+    def add(name: str, figures: Figures, failed: float | None, style: str | None = None) -> None:
+        shares = (percent(rate(figures), 1) for _, _, rate in RATES)
+        listed.add_row(name, f"{figures.jobs:,}", percent(failed, 1), *shares, style=style)
+
+    for task, figures in sorted(review.tasks.items(), key=lambda each: -each[1].jobs)[:12]:
+        ends = review.ends.get(task)
+        add(_safe(task), figures, None if ends is None else ends.failed_share)
+    if review.tasks:
+        failed = sum(each.failed for each in review.ends.values())
+        ended = failed + sum(each.succeeded for each in review.ends.values())
+        add("all", review.now, ratio(failed, ended), "bold")
+    return listed
+
+
+def _jobs(review: WeeklyReview) -> Table:
+    listed = table("job", "task~", "prompt~", "user~", "calls>", "output>", "dollars>")
+    for row in review.jobs:
+        listed.add_row(
+            str(row.job_id),
+            _safe(row.task),
+            _safe(", ".join(row.versions)),
+            _safe(row.user_id or "-"),
+            f"{row.calls:,}",
+            f"{row.output_tokens:,}",
+            f"${row.cost_usd:,.4f}",
+        )
+    return listed
+
+
+def _alerts(review: WeeklyReview) -> Table:
+    listed = table("last", "kind", "subject~", "times>", "seen", "message~")
+    for row in review.alerts:
+        listed.add_row(
+            when(row.last_at),
+            _safe(row.kind),
+            _safe(row.subject),
+            f"{row.count:,}",
+            "yes" if row.acknowledged else "no",
+            _safe(row.message),
+        )
+    return listed
