@@ -10,11 +10,12 @@ from rich.table import Table
 
 from worker.cli.output import out, table, when
 from worker.html import plain
-from worker.report.amounts import dollars, percent, relative, rounded, signed
+from worker.report.amounts import dollars, percent, relative, signed
+from worker.report.replies import Lengths
 from worker.report.sentences import KIND_NAMES
-from worker.report.weekly import SAVINGS, Line, WeeklyReview
-from worker.report.wording import RATES, advice, headline
-from worker.storage.figures import Figures, ratio
+from worker.report.weekly import Line, WeeklyReview
+from worker.report.wording import MOST_TASKS, RATES, headline, rates, savings
+from worker.storage.figures import ratio
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 #: Columns of a terminal from which on there is room for the course of the weeks.
@@ -39,7 +40,8 @@ def print_review(review: WeeklyReview) -> None:
     _section("Length of replies, in output tokens", _lengths(review))
     for each in review.lengths:
         if each.advice:
-            out.print(f"- {_safe(advice(each.name, each.limit, each.advice, each.suggested))}")
+            limits = f"from {each.limit:,} to {each.suggested:,}"
+            out.print(f"- {each.advice} max_tokens of {_safe(each.name)} {limits}")
     _section("What went wrong", _rates(review))
     _section("Dearest jobs", _jobs(review))
     _section("Alerts", _alerts(review))
@@ -139,17 +141,11 @@ def _tokens(review: WeeklyReview) -> Table:
 
 def _savings(review: WeeklyReview) -> Table:
     listed = table("by~", "this week>", "before>", "of the full price>")
-
-    def add(name: str, column: str, style: str | None = None) -> None:
-        now, before = (getattr(each, column) for each in (review.now, review.before))
-        if now or before or style:
-            share = percent(ratio(now, review.now.full_cost_usd), 1)
-            shown = (dollars(rounded(each, review.unit)) for each in (now, before))
-            listed.add_row(name.lower(), *shown, share, style=style)
-
-    for name, column in SAVINGS:
-        add(name, column)
-    add("all", "saved_usd", "bold")
+    found = savings(review)
+    for name, now, before in (*found.lines, ("All", found.now, found.before)):
+        share = percent(ratio(now, review.now.full_cost_usd), 1)
+        style = "bold" if name == "All" else None
+        listed.add_row(name.lower(), dollars(now), dollars(before), share, style=style)
     return listed
 
 
@@ -157,12 +153,12 @@ def _lengths(review: WeeklyReview) -> Table:
     listed = table(
         "prompt~", "replies>", "median>", "before>", "drift>", "p99>", "max_tokens>", "truncated>"
     )
-    for each in review.lengths[:12]:
+    for each in review.lengths[:MOST_TASKS]:
         listed.add_row(
             _safe(each.name),
             f"{each.replies:,}",
             f"{each.p50:,}",
-            "-" if each.before is None else f"{each.before.p50:,}",
+            _before(each),
             "-" if each.drift is None else f"×{each.drift:.2f}",
             f"{each.p99:,}",
             "-" if each.limit is None else f"{each.limit:,}",
@@ -172,20 +168,20 @@ def _lengths(review: WeeklyReview) -> Table:
     return listed
 
 
+def _before(each: Lengths) -> str:
+    if each.before is None:
+        return "-"
+    other = "" if each.before.version == each.version else f" in {_safe(each.before.version)}"
+    return f"{each.before.p50:,}{other}"
+
+
 def _rates(review: WeeklyReview) -> Table:
     listed = table("task~", "jobs>", "failed>", *(f"{name.lower()}>" for name, _, _ in RATES))
-
-    def add(name: str, figures: Figures, failed: float | None, style: str | None = None) -> None:
+    rows = rates(review)
+    for row, (name, figures, failed) in enumerate(rows, start=1):
         shares = (percent(rate(figures), 1) for _, _, rate in RATES)
-        listed.add_row(name, f"{figures.jobs:,}", percent(failed, 1), *shares, style=style)
-
-    for task, figures in sorted(review.tasks.items(), key=lambda each: -each[1].jobs)[:12]:
-        ends = review.ends.get(task)
-        add(_safe(task), figures, None if ends is None else ends.failed_share)
-    if review.tasks:
-        failed = sum(each.failed for each in review.ends.values())
-        ended = failed + sum(each.succeeded for each in review.ends.values())
-        add("all", review.now, ratio(failed, ended), "bold")
+        style = "bold" if row == len(rows) else None
+        listed.add_row(_safe(name), f"{figures.jobs:,}", percent(failed, 1), *shares, style=style)
     return listed
 
 

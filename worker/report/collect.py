@@ -27,7 +27,7 @@ from worker.storage.figures import Figures, total
 
 MOST_SENTENCES, MOST_JOBS = 6, 10
 #: A cause is worth a sentence if it is this part of all that moved.
-_WORTH_A_SENTENCE = Fraction(1, 50)
+_WORTH_A_SENTENCE = Fraction(1, 20)
 #: Days that a chart of lengths shows.
 _LENGTH_DAYS = timedelta(days=28)
 #: Sorting millions of rows in memory rather than on disk takes half the time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import RowMapping
 
@@ -20,7 +20,8 @@ _ROOMY, _TIGHT = 4, 0.005
 class Lengths:
     """The output tokens of a prompt version's complete replies in a week; quantiles in tokens.
 
-    `before` is the same of the week before, and `limit` its `max_tokens` where that is known.
+    `before` is the same of the week before, or of the version of the prompt that wrote most replies
+    then, if this one wrote none. `limit` is its `max_tokens` where that is known.
     """
 
     prompt: str
@@ -72,14 +73,17 @@ def read_lengths(
     limits: Mapping[tuple[str, str], int],
 ) -> list[Lengths]:
     """From rows of `worker.storage.usage.profile`, those of the most replies first."""
-    earlier = {(each.prompt, each.version): each for each in (_lengths(r, limits) for r in before)}
-    found = (_lengths(r, limits, earlier.get((r["prompt"], r["prompt_version"]))) for r in now)
+    earlier = sorted((_lengths(row, limits) for row in before), key=lambda each: each.replies)
+    of_prompt = {each.prompt: each for each in earlier}
+    of_version = {each.name: each for each in earlier}
+    found = [
+        replace(each, before=of_version.get(each.name, of_prompt.get(each.prompt)))
+        for each in (_lengths(row, limits) for row in now)
+    ]
     return sorted(found, key=lambda each: (-each.replies, each.name))
 
 
-def _lengths(
-    row: RowMapping, limits: Mapping[tuple[str, str], int], before: Lengths | None = None
-) -> Lengths:
+def _lengths(row: RowMapping, limits: Mapping[tuple[str, str], int]) -> Lengths:
     prompt, version = row["prompt"], row["prompt_version"]
     p50, p95, p99, longest = row["output"]
     return Lengths(
@@ -92,5 +96,4 @@ def _lengths(
         longest=longest,
         truncated=row["truncated"],
         limit=limits.get((prompt, version)),
-        before=before,
     )

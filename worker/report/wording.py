@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 
-from worker.report.amounts import dollars, percent
-from worker.report.weekly import WeeklyReview
+from worker.report.amounts import apportion, dollars, percent, rounded
+from worker.report.weekly import SAVINGS, WeeklyReview
 from worker.storage.figures import Figures, ratio
 
 #: What the rates of a week are called, and how each is calculated: a share of what.
@@ -17,6 +19,9 @@ RATES: tuple[tuple[str, str, Callable[[Figures], float | None]], ...] = (
     ("Failed calls", "of the calls", lambda f: ratio(f.failed, f.calls)),
     ("Rate-limited", "of the calls", lambda f: ratio(f.rate_limited, f.calls)),
 )
+
+#: Tasks and prompt versions that are listed.
+MOST_TASKS = 12
 
 
 def asked(figures: Figures) -> int:
@@ -40,6 +45,34 @@ def headline(review: WeeklyReview) -> str:
     return f"{spent}, {dollars(abs(change))}{by} {word} than the week before."
 
 
-def advice(name: str, limit: int | None, what: str, suggested: int) -> str:
-    """What to do about a prompt version's `max_tokens`."""
-    return f"{what} max_tokens of {name} from {limit or 0:,} to {suggested:,}"
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What was saved by each way this week and the week before, as shown; it adds up."""
+
+    lines: Sequence[tuple[str, Decimal, Decimal]]
+    now: Decimal
+    before: Decimal
+
+
+def savings(review: WeeklyReview) -> Savings:
+    """What caches, coalescing and batches saved."""
+    columns, totals = [], []
+    for figures in (review.now, review.before):
+        total = rounded(figures.full_cost_usd, review.unit) - rounded(figures.cost_usd, review.unit)
+        exact = [getattr(figures, column) for _, column in SAVINGS]
+        columns.append(apportion(exact, total, review.unit))
+        totals.append(total)
+    names = [name for name, _ in SAVINGS]
+    return Savings([*zip(names, *columns, strict=True)], *totals)
+
+
+def rates(review: WeeklyReview) -> list[tuple[str, Figures, float | None]]:
+    """For each task its figures and the share of its jobs that failed, the busiest first."""
+    busiest = sorted(review.tasks, key=lambda task: (-review.tasks[task].jobs, task))[:MOST_TASKS]
+    rows: list[tuple[str, Figures, float | None]] = [
+        (task, review.tasks[task], review.ends[task].failed_share if task in review.ends else None)
+        for task in busiest
+    ]
+    failed = sum(each.failed for each in review.ends.values())
+    ended = failed + sum(each.succeeded for each in review.ends.values())
+    return [*rows, ("all tasks", review.now, ratio(failed, ended))]

@@ -1,0 +1,275 @@
+"""The charts of the page, as Vega-Lite specifications drawn to SVG.
+
+No text of others gets into them: series are letters, which the legend beside the chart explains.
+Colours are the page's own variables, so that one drawing does for both themes and for paper.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import vl_convert
+from markupsafe import Markup
+
+from worker.report.amounts import signed
+from worker.report.sentences import KIND_NAMES
+from worker.report.weekly import Day, WeeklyReview
+
+#: Drawn for a phone; wider screens scale them up or set them side by side.
+WIDTH, HEIGHT = 360, 210
+LETTERS = "ABCDEFG"
+#: Series that have a colour; one more is for all others.
+MOST_SERIES = len(LETTERS) - 1
+
+_INK, _LINE, _PAPER, _ON = "currentColor", "var(--line)", "var(--paper)", "var(--on-series)"
+_COLOURS = [f"var(--series-{n})" for n in range(1, len(LETTERS) + 1)]
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [1, 3], [10, 4]]
+#: A letter needs a segment so high, of the chart's height.
+_ROOM_FOR_LETTER = 0.075
+
+_CONFIG: dict[str, Any] = {
+    "background": None,
+    "view": {"stroke": None},
+    "font": "sans-serif",
+    "axis": {
+        "labelColor": _INK,
+        "labelFontSize": 12,
+        "titleColor": _INK,
+        "gridColor": _LINE,
+        "domainColor": _LINE,
+        "tickColor": _LINE,
+        "labelAngle": 0,
+        "title": None,
+    },
+    "axisY": {"domain": False, "ticks": False, "tickCount": 4},
+    "axisX": {"grid": False, "ticks": False, "labelPadding": 5},
+    "text": {"color": _INK, "fontSize": 12},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A row of numbers, by week or by day; None where there is none."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+def stacked(weeks: Sequence[str], series: Sequence[Series], *, dollars: bool) -> dict[str, Any]:
+    """Bars by week, a segment for each series, in the order of the legend from below."""
+    sums = [sum(max(each.values[n] or 0, 0) for each in series) for n in range(len(weeks))]
+    least = max(sums, default=0.0) * _ROOM_FOR_LETTER
+    values = [
+        {
+            "week": week,
+            "series": letter,
+            "order": order,
+            "value": each.values[n] or 0,
+            "letter": letter if (each.values[n] or 0) >= least > 0 else "",
+        }
+        for order, (letter, each) in enumerate(zip(LETTERS, series, strict=False))
+        for n, week in enumerate(weeks)
+    ]
+    place = {
+        "x": _weeks(weeks),
+        "y": {
+            "field": "value",
+            "type": "quantitative",
+            "stack": "zero",
+            "axis": {"format": "$~s" if dollars else "~s"},
+        },
+        "order": {"field": "order"},
+    }
+    return {
+        "data": {"values": values},
+        "layer": [
+            {
+                "mark": {"type": "bar", "stroke": _PAPER, "strokeWidth": 1},
+                "encoding": {**place, "color": _colour(len(series))},
+            },
+            {
+                "mark": {"type": "text", "color": _ON, "fontWeight": "bold"},
+                "encoding": {
+                    **place,
+                    "y": {**place["y"], "bandPosition": 0.5},
+                    "text": {"field": "letter"},
+                    "detail": {"field": "series"},
+                },
+            },
+        ],
+    }
+
+
+def lines(
+    ticks: Sequence[str],
+    series: Sequence[Series],
+    *,
+    form: str,
+    marks: Mapping[str, str] = {},
+    every: int = 1,
+) -> dict[str, Any]:
+    """A line for each series, by week or by day, with its letter at the end.
+
+    `marks` are moments to point out, by tick, with what stands at them. Of the ticks, one in
+    `every` has a label.
+    """
+    values, ends = [], []
+    for letter, each in zip(LETTERS, series, strict=False):
+        known = [(n, value) for n, value in enumerate(each.values) if value is not None]
+        values += [{"at": ticks[n], "value": value, "series": letter} for n, value in known]
+        ends += [{"at": ticks[n], "value": value, "series": letter} for n, value in known[-1:]]
+    x = {
+        "field": "at",
+        "type": "ordinal",
+        "scale": {"domain": list(ticks)},
+        "axis": {"values": list(ticks[::every]), "labelOverlap": True},
+    }
+    y = {"field": "value", "type": "quantitative", "axis": {"format": form}}
+    colour = _colour(len(series))
+    dash = {
+        "field": "series",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": list(LETTERS[: len(series)]), "range": _DASHES[: len(series)]},
+    }
+    layers: list[dict[str, Any]] = []
+    if marks:
+        noted = [{"at": at, "note": note} for at, note in marks.items()]
+        rule = {"type": "rule", "color": _INK, "strokeDash": [1, 2]}
+        note = {"type": "text", "align": "right", "baseline": "top", "dx": -3, "y": 0}
+        layers += [
+            {"data": {"values": noted}, "mark": rule, "encoding": {"x": x}},
+            {
+                "data": {"values": noted},
+                "mark": note,
+                "encoding": {"x": x, "text": {"field": "note"}},
+            },
+        ]
+    layers += [
+        {
+            "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 14, "filled": True}},
+            "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
+        },
+        {
+            "data": {"values": ends},
+            "mark": {"type": "text", "align": "left", "dx": 6, "fontWeight": "bold"},
+            "encoding": {"x": x, "y": y, "text": {"field": "series"}, "color": colour},
+        },
+    ]
+    return {"data": {"values": values}, "layer": layers}
+
+
+def by_day(days: Sequence[Day]) -> dict[str, Any]:
+    """Two bars a day: hollow for the same day a week earlier, full for this week."""
+    labels = [f"{each.day:%a} {each.day.day}" for each in days]
+    values = [
+        {"day": label, "which": which, "usd": float(usd)}
+        for label, each in zip(labels, days, strict=True)
+        for which, usd in (("before", each.cost_usd_before), ("now", each.cost_usd))
+    ]
+    which = {"field": "which", "type": "nominal", "legend": None}
+    domain = ["before", "now"]
+    return {
+        "data": {"values": values},
+        "mark": {"type": "bar", "strokeWidth": 1.5},
+        "encoding": {
+            "x": {
+                "field": "day",
+                "type": "ordinal",
+                "scale": {"domain": labels, "paddingInner": 0.25},
+            },
+            "xOffset": {"field": "which", "scale": {"domain": domain, "paddingInner": 0.1}},
+            "y": {"field": "usd", "type": "quantitative", "axis": {"format": "$~s"}},
+            "fill": {**which, "scale": {"domain": domain, "range": [_PAPER, _COLOURS[0]]}},
+            "stroke": {**which, "scale": {"domain": domain, "range": [_COLOURS[6], _COLOURS[0]]}},
+        },
+    }
+
+
+def effects(review: WeeklyReview) -> dict[str, Any]:
+    """A bar for each kind of effect, to the right where it cost more; amounts are on the right."""
+    shown = [(KIND_NAMES[kind], usd) for kind, usd in review.kinds if usd]
+    amounts = [float(usd) for _, usd in shown]
+    values = [
+        {"effect": name, "usd": amount, "label": signed(usd), "end": max(amount, 0.0)}
+        for (name, usd), amount in zip(shown, amounts, strict=True)
+    ]
+    least, most = min(0.0, *amounts), max(0.0, *amounts)
+    y = {
+        "field": "effect",
+        "type": "ordinal",
+        "sort": None,
+        "axis": {"domain": False, "labelLimit": 150, "labelPadding": 8},
+    }
+    x = {
+        "type": "quantitative",
+        # Room for an amount beside the longest bar.
+        "scale": {"domain": [least, most + 0.3 * (most - least)], "nice": False},
+        "axis": {"grid": True, "tickCount": 4, "format": "$~s"},
+    }
+    colour = {
+        "condition": {"test": "datum.usd > 0", "value": "var(--more)"},
+        "value": "var(--less)",
+    }
+    return {
+        "data": {"values": values},
+        "layer": [
+            {
+                "mark": {"type": "bar"},
+                "encoding": {"x": {"field": "usd", **x}, "y": y, "color": colour},
+            },
+            {
+                "mark": {"type": "text", "fontWeight": "bold", "align": "left", "dx": 4},
+                "encoding": {"x": {"field": "end", **x}, "y": y, "text": {"field": "label"}},
+            },
+        ],
+    }
+
+
+def draw(
+    spec: Mapping[str, Any],
+    title: str,
+    description: str,
+    *,
+    height: int = HEIGHT,
+    left: int = 2,
+) -> Markup:
+    """The SVG of a chart, which says in words what it shows to those who cannot see it.
+
+    `left` is room for words on the left beyond what they need in the font that measures them.
+    """
+    whole = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": WIDTH,
+        "height": height,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "padding": {"left": left, "right": 14, "top": 6, "bottom": 2},
+        "config": _CONFIG,
+        **spec,
+    }
+    drawn = vl_convert.vegalite_to_svg(whole, allowed_base_urls=[])
+    body = _ROLES.sub("", drawn[drawn.index(">") + 1 :])
+    head = Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title><desc>{}</desc>'
+    ).format(WIDTH, height, title, title, description)
+    return head + Markup(body)  # noqa: S704 – drawn from numbers and words of our own
+
+
+#: The chart is one image to a screen reader; its parts are not read out.
+_ROLES = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
+
+
+def _weeks(weeks: Sequence[str]) -> dict[str, Any]:
+    return {"field": "week", "type": "ordinal", "scale": {"domain": list(weeks)}}
+
+
+def _colour(count: int) -> dict[str, Any]:
+    return {
+        "field": "series",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": list(LETTERS[:count]), "range": _COLOURS[:count]},
+    }
