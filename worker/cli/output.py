@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
         case UUID():
             return str(value)
         case Decimal():
-            return format(value, "f")
+            return f"{value:f}"
         case Mapping():
             return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -164,7 +164,7 @@ def lines(
 
 def by_day(days: Sequence[Day]) -> dict[str, Any]:
     """Two bars a day: hollow for the same day a week earlier, full for this week."""
-    labels = [f"{each.day:%a} {each.day.day}" for each in days]
+    labels = [f"{each.day:%a}" for each in days]
     values = [
         {"day": label, "which": which, "usd": float(usd)}
         for label, each in zip(labels, days, strict=True)

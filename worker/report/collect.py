@@ -28,8 +28,8 @@ from worker.storage.figures import Figures, total
 MOST_SENTENCES, MOST_JOBS = 6, 10
 #: A cause is worth a sentence if it is this part of all that moved.
 _WORTH_A_SENTENCE = Fraction(1, 20)
-#: Days that a chart of lengths shows.
-_LENGTH_DAYS = timedelta(days=28)
+#: What charts of days show, and how far back releases are listed.
+FOUR_WEEKS = timedelta(weeks=4)
 #: Sorting millions of rows in memory rather than on disk takes half the time.
 _SETTINGS = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
@@ -72,7 +72,7 @@ def collect(connection: Connection, period: Period) -> WeeklyReview:
         ),
         day_lengths=[
             DayLength(f"{r.prompt}/{r.prompt_version}", r.day, r.replies, r.output_tokens_p50)
-            for r in reporting.lengths(connection, period.end - _LENGTH_DAYS, period.end)
+            for r in reporting.lengths(connection, period.end - FOUR_WEEKS, period.end)
         ],
         releases=releases,
         tasks=total_by(rows_now, lambda row: row.task),
@@ -114,8 +114,9 @@ def _explain(
     rest = sum((each.usd for each in causes[len(told) :]), Fraction(0))
     *amounts, other = apportion([*(each.usd for each in told), rest], shown, unit)
     busiest = _busiest(connection, period) if told else {}
+    recent = [each for each in releases if each.created_at >= period.before.since]
     sentences = [
-        explain_cause(cause, usd, period, releases, busiest)
+        explain_cause(cause, usd, period, recent, busiest)
         for cause, usd in zip(told, amounts, strict=True)
     ]
     return sentences, other
@@ -138,7 +139,7 @@ def _releases(connection: Connection, period: Period) -> list[Release]:
             row.reason,
             row.created_at,
         )
-        for row in reporting.releases(connection, period.before.since, period.until)
+        for row in reporting.releases(connection, period.until - FOUR_WEEKS, period.until)
     ]
 
 

@@ -75,7 +75,8 @@ class WeeklyReview:
 
     `unit` is what amounts are rounded to. `explanations`, with `unexplained`, and `kinds` each add
     up to `change`; they are empty where there is no week before. `weeks` has a sum for each of
-    `period.history`. `jobs` and `alerts` are rows of `worker.storage.reporting`.
+    `period.history`; `releases` are those of four weeks. `jobs` and `alerts` are rows of
+    `worker.storage.reporting`.
     """
 
     period: Period
