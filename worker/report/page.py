@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from worker.html import source_hash, templates, visible
+from worker.html import plain, source_hash, templates, visible
 from worker.report import amounts, drawings
 from worker.report.sentences import KIND_NAMES
 from worker.report.weekly import WeeklyReview
@@ -28,6 +28,7 @@ def _environment() -> Environment:
         "signed": amounts.signed,
         "percent": amounts.percent,
         "name": _name,
+        "plain": plain,
     }
     environment.globals |= {
         "relative": amounts.relative,
