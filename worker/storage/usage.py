@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, DateTime, RowMapping, bindparam, text
+from sqlalchemy import Connection, RowMapping, text
 
 Dimension = Literal["task", "prompt", "model", "user", "day", "outcome"]
 
@@ -61,10 +61,10 @@ SELECT prompt, prompt_version, count(*) AS calls,
            ORDER BY output_tokens) AS output,
        avg((outcome = 'truncated')::int)::float AS truncated
 FROM usage
-WHERE created_at >= :since AND (created_at < :until OR :until IS NULL)
+WHERE created_at >= :since AND created_at < coalesce(cast(:until AS timestamptz), 'infinity')
   AND complete AND source <> 'cache'
 GROUP BY 1, 2 ORDER BY 1, 2
-""").bindparams(bindparam("until", type_=DateTime(timezone=True)))
+""")
 
 
 def profile(
