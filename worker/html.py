@@ -33,6 +33,11 @@ def visible(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[at:])])
 
 
+def shorten(text: str, most: int = 80) -> str:
+    """A name that is as long as some make them, cut to what tells it from others."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
 def plain(text: str) -> str:
     """The text for a terminal: on one line, with the characters named that cannot be seen."""
     named = _UNSEEN.sub(lambda found: f"<U+{ord(found.group()):04X}>", text)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -170,10 +171,13 @@ def test_calls_without_a_price_are_named(run: Run, engine: Engine) -> None:
         call(connection, 2, model="claude-newer", **unknown)
         call(connection, full_cost_usd=None)
 
-    for out in (run("report", *WEEK).out, " ".join(read(run)["notes"])):
-        assert "5 calls have no price" in out
-        assert "(claude-new: 3, claude-newer: 2)" in out
-        assert "1 call has a cost but no full price" in out
+    out = run("report", *WEEK).out
+    for named in ("summarize_text", "claude-new", "ann"):
+        assert re.search(rf"^{named} \([35] unpriced\) +\$", out, re.MULTILINE), named
+    for notes in (out, " ".join(read(run)["notes"])):
+        assert "5 calls have no price" in notes
+        assert "(claude-new: 3, claude-newer: 2)" in notes
+        assert "1 call has a cost but no full price" in notes
 
 
 def test_a_prompt_cache_that_nobody_read_is_a_loss(run: Run, engine: Engine) -> None:

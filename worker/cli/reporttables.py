@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.cli.output import out, table, when
-from worker.html import plain
+from worker.html import plain, shorten
 from worker.report.amounts import dollars, percent, relative, signed
 from worker.report.replies import Lengths
 from worker.report.sentences import KIND_NAMES
@@ -41,7 +41,7 @@ def print_review(review: WeeklyReview) -> None:
     for each in review.lengths:
         if each.advice:
             limits = f"from {each.limit:,} to {each.suggested:,}"
-            out.print(f"- {each.advice} max_tokens of {_safe(each.name)} {limits}")
+            out.print(f"- {each.advice} max_tokens of {_name(each.name)} {limits}")
     _section("What went wrong", _rates(review))
     _section("Dearest jobs", _jobs(review))
     _section("Alerts", _alerts(review))
@@ -57,6 +57,10 @@ def spark(values: Sequence[Decimal]) -> str:
 
 def _safe(text: str) -> str:
     return escape(plain(text))
+
+
+def _name(text: str) -> str:
+    return _safe(shorten(text))
 
 
 def _section(title: str, content: Table) -> None:
@@ -101,12 +105,12 @@ def _breakdown(dimension: str, lines: Sequence[Line], review: WeeklyReview) -> T
     for line in lines:
         each = ratio(line.now.cost_usd, line.now.jobs)
         listed.add_row(
-            _safe(line.name),
+            _name(line.name) + (f" ({line.now.unpriced:,} unpriced)" if line.now.unpriced else ""),
             dollars(line.shown),
             dollars(line.shown_before),
             relative(line.now.cost_usd, line.before.cost_usd),
             *((f"{line.now.jobs:,}",) if roomy else ()),
-            *(("-" if each is None else f"{each:.4f}", spark(line.weeks)) if course else ()),
+            *(("-" if each is None else f"{each:,.4f}", spark(line.weeks)) if course else ()),
         )
     if lines:
         now, before = review.now, review.before
@@ -155,7 +159,7 @@ def _lengths(review: WeeklyReview) -> Table:
     )
     for each in review.lengths[:MOST_TASKS]:
         listed.add_row(
-            _safe(each.name),
+            _name(each.name),
             f"{each.replies:,}",
             f"{each.p50:,}",
             _before(each),
@@ -171,7 +175,7 @@ def _lengths(review: WeeklyReview) -> Table:
 def _before(each: Lengths) -> str:
     if each.before is None:
         return "-"
-    other = "" if each.before.version == each.version else f" in {_safe(each.before.version)}"
+    other = "" if each.before.version == each.version else f" in {_name(each.before.version)}"
     return f"{each.before.p50:,}{other}"
 
 
@@ -181,7 +185,7 @@ def _rates(review: WeeklyReview) -> Table:
     for row, (name, figures, failed) in enumerate(rows, start=1):
         shares = (percent(rate(figures), 1) for _, _, rate in RATES)
         style = "bold" if row == len(rows) else None
-        listed.add_row(_safe(name), f"{figures.jobs:,}", percent(failed, 1), *shares, style=style)
+        listed.add_row(_name(name), f"{figures.jobs:,}", percent(failed, 1), *shares, style=style)
     return listed
 
 
@@ -190,9 +194,9 @@ def _jobs(review: WeeklyReview) -> Table:
     for row in review.jobs:
         listed.add_row(
             str(row.job_id),
-            _safe(row.task),
-            _safe(", ".join(row.versions)),
-            _safe(row.user_id or "-"),
+            _name(row.task),
+            _name(", ".join(row.versions)),
+            _name(row.user_id or "-"),
             f"{row.calls:,}",
             f"{row.output_tokens:,}",
             f"${row.cost_usd:,.4f}",
@@ -206,7 +210,7 @@ def _alerts(review: WeeklyReview) -> Table:
         listed.add_row(
             when(row.last_at),
             _safe(row.kind),
-            _safe(row.subject),
+            _name(row.subject),
             f"{row.count:,}",
             "yes" if row.acknowledged else "no",
             _safe(row.message),

@@ -30,6 +30,13 @@ _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [1, 3], [10, 4]]
 #: A letter needs a segment so high, of the chart's height.
 _ROOM_FOR_LETTER = 0.075
 
+#: Billions are B, and not giga.
+_MONEY, _COUNT = (
+    {"labelExpr": f"replace(format(datum.value, '{form}'), 'G', 'B')"} for form in ("$~s", "~s")
+)
+#: Of the chart of effects: pixels for bars and amounts, and a letter of an amount.
+_EFFECT_WIDTH, _LETTER_WIDTH = 210, 8
+
 _CONFIG: dict[str, Any] = {
     "background": None,
     "view": {"stroke": None},
@@ -79,7 +86,7 @@ def stacked(weeks: Sequence[str], series: Sequence[Series], *, dollars: bool) ->
             "field": "value",
             "type": "quantitative",
             "stack": "zero",
-            "axis": {"format": "$~s" if dollars else "~s"},
+            "axis": _MONEY if dollars else _COUNT,
         },
         "order": {"field": "order"},
     }
@@ -182,7 +189,7 @@ def by_day(days: Sequence[Day]) -> dict[str, Any]:
                 "scale": {"domain": labels, "paddingInner": 0.25},
             },
             "xOffset": {"field": "which", "scale": {"domain": domain, "paddingInner": 0.1}},
-            "y": {"field": "usd", "type": "quantitative", "axis": {"format": "$~s"}},
+            "y": {"field": "usd", "type": "quantitative", "axis": _MONEY},
             "fill": {**which, "scale": {"domain": domain, "range": [_PAPER, _COLOURS[0]]}},
             "stroke": {**which, "scale": {"domain": domain, "range": [_COLOURS[6], _COLOURS[0]]}},
         },
@@ -198,6 +205,8 @@ def effects(review: WeeklyReview) -> dict[str, Any]:
         for (name, usd), amount in zip(shown, amounts, strict=True)
     ]
     least, most = min(0.0, *amounts), max(0.0, *amounts)
+    # Room for the longest amount beside the longest bar.
+    label = min(0.7, _LETTER_WIDTH * max(len(signed(usd)) for _, usd in shown) / _EFFECT_WIDTH)
     y = {
         "field": "effect",
         "type": "ordinal",
@@ -206,9 +215,8 @@ def effects(review: WeeklyReview) -> dict[str, Any]:
     }
     x = {
         "type": "quantitative",
-        # Room for an amount beside the longest bar.
-        "scale": {"domain": [least, most + 0.3 * (most - least)], "nice": False},
-        "axis": {"grid": True, "tickCount": 4, "format": "$~s"},
+        "scale": {"domain": [least, least + (most - least) / (1 - label)], "nice": False},
+        "axis": {"grid": True, "tickCount": 4, **_MONEY},
     }
     colour = {
         "condition": {"test": "datum.usd > 0", "value": "var(--more)"},

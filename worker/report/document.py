@@ -63,7 +63,9 @@ def _line(line: Line) -> dict[str, Any]:
     def known(figures: Figures) -> dict[str, Any]:
         """Without the columns that this breakdown does not have."""
         kept = asdict(figures)
-        return kept if line.weeks else {name: kept[name] for name in ("jobs", "cost_usd")}
+        return (
+            kept if line.weeks else {name: kept[name] for name in ("jobs", "cost_usd", "unpriced")}
+        )
 
     return {
         "name": line.name,

@@ -82,7 +82,7 @@ def _users(connection: Connection, period: Period) -> list[Line]:
     return [
         Line(
             _user(row.place, row.user_id, row.users),
-            Figures(jobs=row.jobs, cost_usd=row.cost_usd),
+            Figures(jobs=row.jobs, cost_usd=row.cost_usd, unpriced=row.unpriced),
             Figures(jobs=row.jobs_before, cost_usd=row.cost_usd_before),
         )
         for row in found

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from worker.html import plain, source_hash, templates, visible
+from worker.html import plain, shorten, source_hash, templates, visible
 from worker.report import amounts, drawings
 from worker.report.sentences import KIND_NAMES
 from worker.report.weekly import WeeklyReview
@@ -43,7 +43,7 @@ def _environment() -> Environment:
 
 def _name(text: str) -> Markup:
     """A name, which may be broken after the characters that join its words."""
-    return Markup("<wbr>").join(visible(part) for part in _JOINTS.split(text))
+    return Markup("<wbr>").join(visible(part) for part in _JOINTS.split(shorten(text)))
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from operator import attrgetter
 
+from worker.html import shorten
 from worker.report.amounts import percent
 from worker.report.change import Cause, Kind
 from worker.report.period import Period
@@ -72,9 +73,11 @@ def explain_cause(
         if "volume" in cause.effects:
             return Explanation(usd, *_volume(cause, busiest.get(cause.task)))
         text = ": attempts that went on with another version of its prompt"
-        return Explanation(usd, cause.task, text)
+        return Explanation(usd, shorten(cause.task), text)
     task, prompt, version = cause.group
-    subject = f"{prompt}/{version}" if task == prompt else f"{task}, {prompt}/{version}"
+    subject = f"{shorten(prompt)}/{shorten(version)}"
+    if task != prompt:
+        subject = f"{shorten(task)}, {subject}"
     # What a release changed shows in versions that got more of the traffic, and in no others.
     grew = cause.share > cause.share_before
     newest = (each for each in reversed(releases) if grew and each.favours(prompt, version))
@@ -94,19 +97,17 @@ def _released(release: Release, version: str, period: Period) -> str:
     day = f"{at:%A}" if inside else f"{at.day} {at:%B}"
     weight = release.weights[version]
     to_some = f" to {weight:g} % of the users" if weight < 100 else ""
-    reason = release.reason.strip()
-    if len(reason) > _MOST_REASON:
-        reason = reason[: _MOST_REASON - 1].rstrip() + "…"
+    reason = shorten(release.reason.strip(), _MOST_REASON)
     why = f" (“{reason}”)" if reason else ""
-    return f"{verb}{to_some} on {day} by {release.released_by}{why}"
+    return f"{verb}{to_some} on {day} by {shorten(release.released_by)}{why}"
 
 
 def _volume(cause: Cause, busiest: Busiest | None) -> tuple[str, str]:
-    now, before = cause.jobs, cause.jobs_before
+    task, now, before = shorten(cause.task), cause.jobs, cause.jobs_before
     if not before:
-        return cause.task, f" is new: {now:,} jobs"
+        return task, f" is new: {now:,} jobs"
     if not now:
-        return cause.task, f" had no jobs, {before:,} the week before"
+        return task, f" had no jobs, {before:,} the week before"
     more = now - before
     word = "more" if more > 0 else "fewer"
     if now >= 2 * before:
@@ -115,8 +116,8 @@ def _volume(cause: Cause, busiest: Busiest | None) -> tuple[str, str]:
         amount = f"{percent(abs(more) / before)} {word} jobs"
     text = f": {amount} ({now:,}, {before:,} the week before)"
     if busiest is not None and busiest.more * more > 0 and abs(busiest.more) * 2 >= abs(more):
-        text += f", {busiest.user_id} alone {abs(busiest.more):,} {word}"
-    return cause.task, text
+        text += f", {shorten(busiest.user_id)} alone {abs(busiest.more):,} {word}"
+    return task, text
 
 
 def _reasons(cause: Cause) -> str:
@@ -145,7 +146,7 @@ def _times(now: Fraction, then: Fraction, what: str) -> str:
 
 def _then(cause: Cause) -> str:
     """What the numbers of `then` belong to."""
-    return "the week before" if cause.share_before else f"with {cause.instead_of}"
+    return "the week before" if cause.share_before else f"with {shorten(str(cause.instead_of))}"
 
 
 def _output(cause: Cause) -> str:
@@ -179,7 +180,7 @@ def _price(cause: Cause) -> str:
     )
     asked = ""
     if cause.model != cause.model_before:
-        asked = f", as it asks {cause.model} instead of {cause.model_before}"
+        asked = f", as it asks {shorten(cause.model)} instead of {shorten(cause.model_before)}"
     return f"pays {change} for a token{asked}"
 
 
@@ -201,7 +202,7 @@ def _mix(cause: Cause) -> str:
         f"served {percent(float(cause.share))} of the jobs, "
         f"{percent(float(cause.share_before))} the week before,"
     )
-    return f"{served} instead of {cause.instead_of}, at another price a job"
+    return f"{served} instead of {shorten(str(cause.instead_of))}, at another price a job"
 
 
 def _other(cause: Cause) -> str:

@@ -40,7 +40,8 @@ WITH spent AS (
     SELECT user_id, coalesce(sum(jobs) FILTER (WHERE day >= :first), 0) AS jobs,
            coalesce(sum(jobs) FILTER (WHERE day < :until_before), 0) AS jobs_before,
            coalesce(sum(cost_usd) FILTER (WHERE day >= :first), 0) AS cost_usd,
-           coalesce(sum(cost_usd) FILTER (WHERE day < :until_before), 0) AS cost_usd_before
+           coalesce(sum(cost_usd) FILTER (WHERE day < :until_before), 0) AS cost_usd_before,
+           coalesce(sum(unpriced) FILTER (WHERE day >= :first), 0) AS unpriced
     FROM usage_by_user
     WHERE day >= :before AND day < :after
     GROUP BY user_id
@@ -52,7 +53,8 @@ SELECT least(place, :most + 1) AS place,
        CASE WHEN place <= :most THEN user_id END AS user_id,
        count(*) FILTER (WHERE user_id IS NOT NULL) AS users,
        cast(sum(jobs) AS bigint) AS jobs, cast(sum(jobs_before) AS bigint) AS jobs_before,
-       sum(cost_usd) AS cost_usd, sum(cost_usd_before) AS cost_usd_before
+       sum(cost_usd) AS cost_usd, sum(cost_usd_before) AS cost_usd_before,
+       cast(sum(unpriced) AS bigint) AS unpriced
 FROM ranked GROUP BY 1, 2 ORDER BY 1
 """)
 
