@@ -161,11 +161,11 @@ $function$;
 """
 
 # All at once where all of them fit, so that a budget's row is written once and not once a call.
-# Otherwise one after the other: whether the next one fits depends on those before. Asked again for a
-# call that has its reservation, nothing changes. One that is dearer than the whole budget is let through
-# when it is the first of its window: it would wait for ever. What a refused call needed is kept,
-# but no more than a few usual calls or a twentieth of the budget, so that one giant does not hold
-# what is small.
+# Otherwise one after the other: whether the next one fits depends on those before. Asked again for
+# a call that has its reservation, nothing changes. One that is dearer than the whole budget is let
+# through when it is the first of its window: it would wait for ever. What a refused call needed is
+# kept, but no more than a few usual calls or a twentieth of the budget, so that one giant does not
+# hold what is small.
 RESERVE = """
 CREATE FUNCTION reserve_spending(
     ended bigint[], calls bigint[], tasks text[], users text[], models text[], lanes text[],
