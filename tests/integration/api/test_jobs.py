@@ -46,6 +46,7 @@ def test_a_job_is_accepted_and_can_be_read(gateway: Gateway, client: httpx2.Clie
             "model": "claude-x",
             "max_attempts": 2,
             "stream": True,
+            "cache": False,
             "webhook_url": "https://example.com/hook",
         },
     )
@@ -63,6 +64,7 @@ def test_a_job_is_accepted_and_can_be_read(gateway: Gateway, client: httpx2.Clie
         7,
         "https://example.com/hook",
     )
+    assert (row["cache"], row["waits_for"]) == (False, None)
     assert row["run_at"].isoformat() == "2030-12-31T23:00:00+00:00"
 
 
@@ -127,6 +129,7 @@ def test_a_tasks_own_route_takes_the_same_without_its_name(client: httpx2.Client
         (BODY | {"stream": "yes"}, "stream"),
         (BODY | {"webhook_url": "javascript:alert(1)"}, "webhook_url"),
         (BODY | {"webhook_url": "http://:80/"}, "webhook_url"),
+        (BODY | {"cache": "no"}, "cache"),
         (BODY | {"idempotency_key": "a\r\nb"}, "idempotency_key"),
         (BODY | {"idempotency_key": ""}, "idempotency_key"),
     ],

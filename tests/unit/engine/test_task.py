@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tasks import analyze_document, extract_entities, summarize_text
+from worker.engine.sharing import window_of
 from worker.engine.task import Task, TaskInput, TaskOutput
 from worker.errors import ConfigurationError, InvalidInput, UnknownPromptVersion
 from worker.settings import get_settings
@@ -216,6 +217,31 @@ def test_an_output_bound_is_a_number_of_tokens() -> None:
     assert free.output_bound == 5_000
     with pytest.raises(ConfigurationError, match="free: output_bound must be above 0"):
         Task(name="free", input=Anything, output=Answer, output_bound=0)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_a_cache_window_is_a_number_of_seconds(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="free: cache_seconds must be 0"):
+        Task(name="free", input=Anything, output=Answer, cache_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("of_the_fleet", "of_the_task", "window"),
+    [("600", None, 600), ("600", 5, 5), ("600", 0, 0), ("0", None, 0), ("0", 5, 0)],
+)
+def test_a_window_is_the_tasks_or_the_fleets_unless_that_is_off(
+    monkeypatch: pytest.MonkeyPatch, of_the_fleet: str, of_the_task: float | None, window: float
+) -> None:
+    monkeypatch.setenv("CLAUDE_JOBS_CACHE_SECONDS", of_the_fleet)
+    get_settings.cache_clear()
+    task = Task(name="free", input=Anything, output=Answer, cache_seconds=of_the_task)
+
+    assert window_of(task, get_settings()) == window
+
+
+def test_a_job_is_cached_unless_it_says_otherwise() -> None:
+    assert summarize_text.new_job(GOOD).cache
+    assert not summarize_text.new_job(GOOD, cache=False).cache
 
 
 def test_a_task_s_webhook_is_its_jobs_unless_they_name_another() -> None:
