@@ -16,12 +16,12 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
+from sandbox.claude.batchchecks import MAX_BATCH_BYTES
 from sandbox.claude.config import Config
 from sandbox.claude.control import PREFIX, Control
 from sandbox.claude.faults import Fault
 from sandbox.claude.mixes import FAULT_MIXES, mix
 from sandbox.claude.server import Server
-from sandbox.claude.validate import MAX_BODY_BYTES
 
 PR_SET_PDEATHSIG = 1
 BACKLOG = 4096
@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     add("--overload", type=int, metavar="N", help="529 beyond N requests at a time")
     add("--spend-limit-usd", metavar="USD", help="400 once so much is billed")
     add("--cache-speed", type=float, help="how fast the prompt cache ages (default: 1)")
+    add("--batch-seconds", type=float, help="that a batch takes (default: 0)")
+    add("--batch-speed", type=float, help="how fast the batches' clock runs (default: 1)")
     add("--die-with-parent", type=int, metavar="PID", help="the parent's pid")
     return options
 
@@ -104,7 +106,7 @@ async def serve(server: Server, host: str, port: int) -> None:
     # Neither router nor middleware: the server is the peer in benchmarks, so it has to be lean.
     # A handler is cancelled when its client goes away, which is how the ledger learns of it.
     request_factory = partial(
-        web.BaseRequest, loop=asyncio.get_running_loop(), client_max_size=MAX_BODY_BYTES
+        web.BaseRequest, loop=asyncio.get_running_loop(), client_max_size=MAX_BATCH_BYTES
     )
     web_server = web.Server(
         dispatch, access_log=None, handler_cancellation=True, request_factory=request_factory

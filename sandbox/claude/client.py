@@ -140,6 +140,15 @@ class SimulatedClaude:
         """Let the entries of the prompt cache age, as if so much time had gone by."""
         self._control("POST", "cache", {"age": seconds})
 
+    def batches(self) -> list[dict[str, Any]]:
+        """Every batch, the oldest first: as the API shows it, with `custom_ids` and `deleted`."""
+        batches: list[dict[str, Any]] = self._control("GET", "batches")
+        return batches
+
+    def advance_batches(self, seconds: float) -> None:
+        """Let the batches' clock jump ahead: a day for expiry, 29 for the end of results."""
+        self._control("POST", "batches", {"advance": seconds})
+
     def ledger(self, since: int = 0) -> list[LedgerEntry]:
         """What the server received and billed, from entry `since` on, in order of arrival."""
         entries = self._control("GET", f"ledger?since={since}")
@@ -155,8 +164,8 @@ class SimulatedClaude:
         return stats
 
     def reset(self) -> None:
-        """Forget all faults, the ledger, the prompt cache and what was used; settings stay."""
-        for what in ("faults", "ledger", "cache", "account"):
+        """Forget all faults, batches, the ledger, the cache and what was used; settings stay."""
+        for what in ("faults", "batches", "ledger", "cache", "account"):
             self._control("DELETE", what)
 
     def __enter__(self) -> Self:

@@ -85,6 +85,12 @@ class Config(BaseModel):
     cache_speed: float = Field(default=1.0, gt=0)
     """How many times faster than real time the entries of the prompt cache age."""
 
+    batch_seconds: float = Field(default=0.0, ge=0)
+    """How long a batch takes, by the batches' clock; its items are processed evenly over it."""
+
+    batch_speed: float = Field(default=1.0, gt=0)
+    """How many times faster than real time the batches' clock runs."""
+
     @field_validator("limits")
     @classmethod
     def _classes(cls, limits: dict[str, ClassLimits] | None) -> dict[str, ClassLimits] | None:

@@ -34,6 +34,9 @@ class Control:
             ("POST", "cache"): lambda request, body: server.cache.age(float(body["age"])),
             ("DELETE", "cache"): lambda request, body: server.cache.clear(),
             ("DELETE", "account"): lambda request, body: server.account.reset(),
+            ("GET", "batches"): lambda request, body: server.batches.overview(),
+            ("POST", "batches"): self._advance,
+            ("DELETE", "batches"): lambda request, body: server.batches.clear(),
             ("GET", "stats"): lambda request, body: server.stats(),
         }
 
@@ -56,6 +59,9 @@ class Control:
         settings = self._server.config.model_dump(mode="json") | body
         self._server.configure(Config.model_validate(settings))
         return self._server.config.model_dump(mode="json")
+
+    def _advance(self, request: web.BaseRequest, body: Any) -> None:
+        self._server.batches.clock.advance(float(body["advance"]))
 
     def _read_ledger(self, request: web.BaseRequest, body: Any) -> list[dict[str, object]]:
         since = int(request.query.get("since", 0))

@@ -27,6 +27,12 @@ Content = Literal[
     "truncated",  # JSON that ends halfway, although stop_reason says end_turn
 ]
 
+Target = Literal[
+    "message",  # a request to /v1/messages
+    "batch_create", "batch_list", "batch_get", "batch_results", "batch_cancel", "batch_delete",
+    "batch_item",  # a request inside of a batch, when it is processed
+]  # fmt: skip
+
 
 class Point(BaseModel):
     """How much of a reply is sent before something happens to it: so many bytes, or SSE events.
@@ -66,6 +72,8 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    on: Target = "message"
+    """What it strikes. For batches, a GET's `match` looks at its path."""
     match: str | None = None
     """Only requests whose body contains this text (as JSON, so quotes are escaped). None = all."""
     stream: bool | None = None
@@ -119,6 +127,8 @@ class Fault(BaseModel):
     """Report this stop_reason. A `refusal` has no content, unless `reply` gives it some."""
     content: Content | None = None
     """What is wrong with the reply's content."""
+    result: Literal["expired", "canceled"] | None = None
+    """With `on="batch_item"`: the item ends so, unprocessed. (`status` makes it `errored`.)"""
 
     @model_validator(mode="after")
     def _one_ending(self) -> Fault:
@@ -138,12 +148,14 @@ class Fault(BaseModel):
     def name(self) -> str:
         """What it does in a word or two, for the ledger."""
         fields = ("status", "cut", "stall", "swallow", "eof", "sse_error", "trickle", "broken_json",
-                  "content", "stop_reason", "reply", "delay")  # fmt: skip
+                  "content", "stop_reason", "reply", "result", "delay")  # fmt: skip
         for field in fields:
             value = getattr(self, field)
             if value:
                 return (
-                    f"{field}:{value}" if field in ("status", "content", "stop_reason") else field
+                    f"{field}:{value}"
+                    if field in ("status", "content", "stop_reason", "result")
+                    else field
                 )
         return "none"
 
@@ -190,7 +202,9 @@ class FaultScript:
             for one in self._scripted
         ]
 
-    def strike(self, body: bytes, sha256: str, *, stream: bool) -> Fault | None:
+    def strike(
+        self, body: bytes, sha256: str, *, stream: bool, on: Target = "message"
+    ) -> Fault | None:
         """The fault that a request with this body meets, if any; it uses up one of its times."""
         if not self._scripted:
             return None
@@ -200,7 +214,7 @@ class FaultScript:
         luck = int.from_bytes(drawn)
         for one in self._scripted:
             fault = one.fault
-            if one.match not in body or fault.stream not in (None, stream):
+            if fault.on != on or one.match not in body or fault.stream not in (None, stream):
                 continue
             if fault.rate < 1 and _chance(luck, one.number) >= fault.rate:
                 continue

@@ -45,11 +45,16 @@ class LedgerEntry:
     delivered: bool = False
     billed: bool = False
     usage: Usage = NOTHING_USED
+    batch_id: str | None = None
+    custom_id: str | None = None
 
     @property
     def cost_usd(self) -> Decimal:
-        """US dollars billed, exact; 0 for a request that generated nothing."""
-        return cost(self.model, self.usage) if self.billed else Decimal(0)
+        """US dollars billed, exact; 0 for a request that generated nothing, half in a batch."""
+        if not self.billed:
+            return Decimal(0)
+        full = cost(self.model, self.usage)
+        return full if self.batch_id is None else full / 2
 
     def as_json(self) -> dict[str, object]:
         """The entry as the control endpoint sends it: flat, the cost as a decimal string."""
@@ -76,6 +81,8 @@ class LedgerEntry:
             "thinking_tokens": usage.thinking_tokens,
             "cost_usd": format(self.cost_usd, "f"),
             "body_sha256": self.body_sha256,
+            "batch_id": self.batch_id,
+            "custom_id": self.custom_id,
         }
 
     @classmethod

@@ -15,7 +15,9 @@ SIGNATURE = base64.b64encode(b"simulated signature").decode()
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def message_body(reply: Reply, *, message_id: str, model: str, usage: Usage) -> bytes:
+def message_body(
+    reply: Reply, *, message_id: str, model: str, usage: Usage, service_tier: str = "standard"
+) -> bytes:
     """The body of a reply that is not streamed."""
     return _encode(
         {
@@ -25,7 +27,7 @@ def message_body(reply: Reply, *, message_id: str, model: str, usage: Usage) -> 
             "model": model,
             "content": [_block(block) for block in reply.blocks],
             **_stop(reply),
-            "usage": usage.as_message_usage(),
+            "usage": usage.as_message_usage() | {"service_tier": service_tier},
         }
     ).encode()
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 
 from sandbox.claude.account import Account, spend_limit_reached
+from sandbox.claude.batches import Batches
+from sandbox.claude.batchserver import PATH as BATCHES
+from sandbox.claude.batchserver import BatchEndpoints
 from sandbox.claude.config import Config
 from sandbox.claude.delivery import send, send_faulty
 from sandbox.claude.errors import ApiError
@@ -18,20 +21,13 @@ from sandbox.claude.faults import Fault, FaultScript
 from sandbox.claude.headers import check_headers
 from sandbox.claude.ledger import Ledger, LedgerEntry
 from sandbox.claude.models import MODELS
-from sandbox.claude.prompt import Segment, cache_ttl, prompt_segments
+from sandbox.claude.prompt import Segment
 from sandbox.claude.promptcache import CachePlan, PromptCache
 from sandbox.claude.replies import Reply, Writer
-from sandbox.claude.tokens import Usage, tokens_in_bytes, utf8_length
-from sandbox.claude.validate import (
-    MAX_BODY_BYTES,
-    MessageRequest,
-    parse_count_request,
-    parse_message_request,
-)
+from sandbox.claude.tokens import Usage
+from sandbox.claude.understand import counted, read_body, understood
+from sandbox.claude.validate import MAX_BODY_BYTES, MessageRequest
 from sandbox.claude.wires import error_wire, fault_wire, json_wire, reply_wire
-
-MALFORMED = (AttributeError, KeyError, TypeError)
-"""Nested parameters are not all checked one by one: a wrong type in them ends as one of these."""
 
 
 @dataclass(slots=True)
@@ -45,7 +41,7 @@ class _Call:
 
 
 class Server:
-    """Answers `/v1/messages` and `/v1/messages/count_tokens`, and keeps the books."""
+    """Answers `/v1/messages`, `…/count_tokens` and `…/batches`, and keeps the books."""
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self.config = config
@@ -54,15 +50,18 @@ class Server:
         self.cache = PromptCache()
         self.cache.speed = config.cache_speed
         self.account = Account(config)
-        self._writer = Writer(seed)
+        self.writer = Writer(seed)
         # Told apart across restarts, as Claude's ids are.
-        self._run = secrets.token_hex(5)
+        self.run = secrets.token_hex(5)
         self._received = 0
+        self.batches = Batches(self)
+        self._batch_endpoints = BatchEndpoints(self)
 
     def configure(self, config: Config) -> None:
         """Take over other settings."""
         self.config = config
         self.cache.speed = config.cache_speed
+        self.batches.clock.set_speed(config.batch_speed)
         self.account.configure(config)
 
     def stats(self) -> dict[str, object]:
@@ -71,11 +70,12 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one API request, whatever it is."""
-        self._received += 1
-        request_id = f"req_{self._run}{self._received:08x}"
+        request_id = self.next_request_id()
         endpoint = (request.method, request.path)
         if endpoint == ("POST", "/v1/messages"):
             return await self._create_message(request, request_id)
+        if request.path.startswith(BATCHES):
+            return await self._batch_endpoints.handle(request, request_id)
         limits = self.account.headers("")
         try:
             if endpoint != ("POST", "/v1/messages/count_tokens"):
@@ -86,14 +86,14 @@ class Server:
             wire = error_wire(error, request_id, limits)
         return await send(request, wire)
 
+    def next_request_id(self) -> str:
+        """A fresh request id."""
+        self._received += 1
+        return f"req_{self.run}{self._received:08x}"
+
     async def _count(self, request: web.BaseRequest) -> int:
         betas = check_headers(request.headers, self.config.api_key)
-        body = await _read(request)
-        try:
-            payload, schema_json = parse_count_request(body, betas)
-            return _prompt_tokens([Segment(schema_json), *prompt_segments(payload)])
-        except MALFORMED as error:
-            raise _malformed(error) from error
+        return counted(await read_body(request, MAX_BODY_BYTES), betas)
 
     async def _create_message(
         self, request: web.BaseRequest, request_id: str
@@ -118,9 +118,9 @@ class Server:
         """The response that was sent, and its outcome for the ledger."""
         try:
             betas = check_headers(request.headers, self.config.api_key)
-            body = await _read(request)
+            body = await read_body(request, MAX_BODY_BYTES)
             entry.body_sha256 = hashlib.sha256(body).hexdigest()
-            call = self._admitted(entry, *_understood(body, betas))
+            call = self._admitted(entry, *understood(body, betas))
         except ApiError as error:
             entry.status = error.status
             wire = error_wire(error, entry.request_id, self.account.headers(entry.model))
@@ -195,7 +195,7 @@ class Server:
     def _generate(self, call: _Call, fault: Fault | None = None) -> Reply:
         """Generate the reply and bill it: from here on it costs money, delivered or not."""
         thinking_tokens = self.config.thinking_tokens if call.message.thinks else 0
-        reply = self._writer.reply(
+        reply = self.writer.reply(
             call.message, call.segments, thinking_tokens=thinking_tokens, fault=fault
         )
         self.cache.commit(call.plan, ready_in=self.config.latency)
@@ -207,39 +207,3 @@ class Server:
         )
         self.ledger.bill(call.entry, usage)
         return reply
-
-
-async def _read(request: web.BaseRequest) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        limit = MAX_BODY_BYTES // 1024**2
-        raise ApiError(413, f"Request exceeds the maximum size of {limit} MB") from None
-
-
-def _malformed(error: Exception) -> ApiError:
-    return ApiError(400, f"The request is malformed: {error!r}")
-
-
-def _understood(
-    body: bytes, betas: frozenset[str]
-) -> tuple[MessageRequest, Sequence[Segment], int]:
-    """The request, its prompt with the schema first, and the prompt's tokens.
-
-    Raises `ApiError` for what Claude would refuse.
-    """
-    try:
-        message = parse_message_request(body, betas)
-        segments = [Segment(message.schema_json), *prompt_segments(message.payload)]
-    except MALFORMED as error:
-        raise _malformed(error) from error
-    tokens, limit = _prompt_tokens(segments), MODELS[message.model].context_tokens
-    if tokens > limit:
-        raise ApiError(400, f"prompt is too long: {tokens} tokens > {limit} maximum")
-    if ttl := cache_ttl(message.payload.get("cache_control")):
-        segments[-1] = replace(segments[-1], ttl=ttl)
-    return message, segments, tokens
-
-
-def _prompt_tokens(segments: Sequence[Segment]) -> int:
-    return tokens_in_bytes(sum(utf8_length(segment.text) for segment in segments))
