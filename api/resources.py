@@ -56,8 +56,12 @@ class JobOptions(BaseModel):
         None, max_length=256, description="On whose behalf; an opaque id, kept for accounting."
     )
     priority: int = Field(100, ge=0, le=32767, description="0 first.")
-    lane: Literal["interactive", "batch"] = "interactive"
+    lane: Literal["interactive", "batch"] | None = Field(
+        None,
+        description="batch: half the price, within a day. By default, what the deadline allows.",
+    )
     run_at: Moment | None = Field(None, description="Not before then.")
+    deadline: Moment | None = Field(None, description="Not tried again after that.")
     idempotency_key: str | None = Field(
         None,
         min_length=1,

@@ -29,15 +29,18 @@ Input = BaseModel | Mapping[str, Any]
 class Options(TypedDict, total=False):
     """How a job is to be run; None is as good as nothing.
 
-    `priority`: 0 first. `run_at`: not before then, with a time zone. `idempotency_key`: the same
-    key and input are the same job. `stream`: publish the reply as it is written. `cache`: False to
-    have Claude asked in any case.
+    `priority`: 0 first. `run_at`: not before then, `deadline`: not tried again after that, both
+    with a time zone. `lane`: `batch` costs half and takes up to a day; unless it is given, a
+    deadline that is far enough away chooses it. `idempotency_key`: the same key and input are the
+    same job. `stream`: publish the reply as it is written. `cache`: False to have Claude asked in
+    any case.
     """
 
     user_id: str | None
     priority: int | None
     lane: Literal["interactive", "batch"] | None
     run_at: datetime | None
+    deadline: datetime | None
     idempotency_key: str | None
     prompt_version: str | None
     model: str | None

@@ -19,6 +19,7 @@ import structlog
 from celery import signals
 
 from worker import logs
+from worker.batches.loop import BatchLoop
 from worker.claude.clients import ClientStack
 from worker.claude.inflight import Watchdog
 from worker.claude.pricing import price_book
@@ -83,6 +84,7 @@ announcer = Announcer()
 followers = FollowerLoop(settings, registry)
 watchdog = Watchdog()
 _attempts: Attempts | None = None
+_batches: BatchLoop | None = None
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +112,7 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _prepare_worker(**_: Any) -> None:
-    global _attempts  # noqa: PLW0603 – one per process, built when a worker starts in it
+    global _attempts, _batches  # noqa: PLW0603 – one per process, built when a worker starts in it
     try:
         if settings.anthropic_api_key is None:
             raise ConfigurationError("ANTHROPIC_API_KEY is not set: a worker cannot call Claude")
@@ -134,9 +136,10 @@ def _prepare_worker(**_: Any) -> None:
         sys.exit(f"claude-jobs: {error}")
     api_key = settings.anthropic_api_key.get_secret_value()
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
+    chooser = Chooser(registry, serving, catalog)
     _attempts = Attempts(
         settings,
-        Chooser(registry, serving, catalog),
+        chooser,
         preparer,
         clients,
         Gate(_limiter()),
@@ -147,6 +150,20 @@ def _prepare_worker(**_: Any) -> None:
         worker_name,
         spending,
         _writer(),
+    )
+    _batches = BatchLoop(
+        settings,
+        registry,
+        models,
+        catalog,
+        chooser,
+        preparer,
+        clients,
+        watchdog,
+        _attempts,
+        holdings,
+        worker_name,
+        announcer.ended,
     )
 
 
@@ -168,6 +185,7 @@ def _build_engine(worker: Any) -> Engine:
         sys.exit("claude-jobs: leases and deadlines need Celery's threads pool: drop --pool")
     _spare_the_collector()
     watchdog.start()
+    assert _batches is not None  # noqa: S101 – built when the worker was prepared
     relay = Relay(settings, publisher(app), models, capacity_of(_limiter()))
     return Engine(
         settings,
@@ -178,6 +196,7 @@ def _build_engine(worker: Any) -> Engine:
         announcer,
         followers,
         SpendingLoop(spending, models),
+        _batches,
         worker=worker_name,
         slots=worker.concurrency,
         output_bounds={name: task.output_bound for name, task in registry.items()},

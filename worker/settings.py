@@ -253,6 +253,50 @@ class Settings(ApiSettings):
         30, ge=1, description="The log of webhook deliveries is deleted after so many days."
     )
 
+    batch_deadline_hours: float = Field(
+        26.0,
+        ge=24.5,
+        le=8760,
+        description="A job whose deadline is further away goes into a Message Batch at half the "
+        "price, unless its lane says otherwise. A batch takes up to 24 hours; what it leaves "
+        "undone is run at full price in the time that is left.",
+    )
+    batch_wait_minutes: float = Field(
+        15.0,
+        ge=0,
+        le=1440,
+        description="A batch is submitted when its oldest job has waited so long. Shorter: more "
+        "and smaller batches, which cost the same.",
+    )
+    batch_max_requests: int = Field(
+        10_000,
+        gt=0,
+        le=100_000,
+        description="Requests of one Message Batch; so many waiting jobs are not kept waiting. "
+        "The API takes 100,000.",
+    )
+    batch_max_bytes: int = Field(
+        32_000_000,
+        ge=10_000,
+        le=250_000_000,
+        description="Bytes of one Message Batch; a single larger job goes alone. A worker holds a "
+        "batch in memory while it submits it, up to three times. The API takes 256 MB.",
+    )
+    batch_poll_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="How often a Message Batch is looked at, at most five times as often at first.",
+    )
+    batch_confirm_seconds: float = Field(
+        600.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="When the answer to a submission was lost, the batch is looked for in the "
+        "API's list for so long before its jobs are taken for not submitted. Too short: a batch "
+        "that appears late is paid for twice.",
+    )
+
     watchdog: Literal["off", "alert", "rollback"] = Field(
         "alert",
         description="What follows when a version that was just released is worse than the one it "

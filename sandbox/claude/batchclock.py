@@ -11,11 +11,10 @@ _LONGEST_NAP = 0.5
 
 
 class Clock:
-    """Unix seconds; never goes back."""
+    """Unix seconds; goes back only when it is reset."""
 
     def __init__(self, speed: float = 1.0) -> None:
-        self._real = time.time()
-        self._shown = self._real
+        self._real = self._shown = time.time()
         self._speed = speed
         self._changed = asyncio.Event()
 
@@ -27,6 +26,11 @@ class Clock:
         """Run so many times as fast as real time from here on."""
         self._shown, self._real = self.now(), time.time()
         self._speed = speed
+        self.wake()
+
+    def reset(self) -> None:
+        """Show the real time again."""
+        self._real = self._shown = time.time()
         self.wake()
 
     def advance(self, seconds: float) -> None:

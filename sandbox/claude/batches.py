@@ -147,10 +147,11 @@ class Batches:
         return batch.lines
 
     def clear(self) -> None:
-        """Forget all batches, and leave those under way unfinished."""
+        """Forget all batches, leave those under way unfinished, and set the clock right."""
         for task in self._tasks:
             task.cancel()
         self._batches.clear()
+        self.clock.reset()
 
     def overview(self) -> list[dict[str, object]]:
         """What tests look at, the oldest first, deleted ones included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ class BatchEndpoints:
             return await send(request, error_wire(error, request_id, limits))
         if struck is None:
             return await send(request, wire)
+        if struck.delay:
+            await asyncio.sleep(struck.delay)
         return (await send_faulty(request, wire, struck))[0]
 
     def _strike(self, target: Target, body: bytes) -> Fault | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,13 +24,27 @@ from tests.integration.steps import (
     requeue,
     succeed,
 )
-from worker.storage import cache, fleet, followers, leaders, leases, read, rescue
+from worker.storage import (
+    batch_members,
+    batches,
+    cache,
+    fleet,
+    followers,
+    leaders,
+    leases,
+    read,
+    rescue,
+)
+from worker.storage.batch_members import Kind
 from worker.storage.claim import Hints, claim_and_open
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
 from worker.storage.enqueue import adopt_job, insert_jobs
 from worker.storage.grants import producer_script
 from worker.storage.statement import Statement
+
+KEEPER = UUID(int=1)
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +83,11 @@ def history(stack: Stack) -> Iterator[Engine]:
         connection.execute(
             text("""
             INSERT INTO jobs (task, input, state, dispatched_at, claim_token, lease_expires_at,
-                              worker)
+                              worker, lane)
             SELECT 't', '{}', (ARRAY['queued', 'dispatched', 'running'])[1 + n % 3],
-                   now(), gen_random_uuid(), now() + interval '1 hour', 'w'
-            FROM generate_series(1, 600) AS n
+                   now(), gen_random_uuid(), now() + interval '1 hour', 'w',
+                   CASE WHEN n > 600 AND n % 3 <> 1 THEN 'batch' ELSE 'interactive' END
+            FROM generate_series(1, 900) AS n
             """)
         )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -86,9 +102,22 @@ def history(stack: Stack) -> Iterator[Engine]:
 
 def some_job(connection: Connection, state: str) -> UUID:
     found = connection.execute(
-        text("SELECT id FROM jobs WHERE state = :state LIMIT 1"), {"state": state}
+        text("SELECT id FROM jobs WHERE state = :state AND lane = 'interactive' LIMIT 1"),
+        {"state": state},
     )
     return found.scalar_one()
+
+
+def some_batch(connection: Connection) -> UUID:
+    return batches.begin(connection, "m", KEEPER, 60)
+
+
+def gathered(connection: Connection) -> UUID:
+    """A batch with members."""
+    batch_id = some_batch(connection)
+    claims = batch_members.take(connection, {Kind("t", ""): 60.0}, 10)
+    assert batch_members.join(connection, batch_id, [(each, CALL) for each in claims])
+    return batch_id
 
 
 def claim_and(end: Callable[..., bool]) -> Callable[[Connection], object]:
@@ -199,8 +228,19 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "show": lambda c: read.job_details(c, some_job(c, "running")),
     "list": lambda c: read.recent_jobs(c, task=None, state=None, limit=20),
     "leases that ran out": lambda c: c.execute(
-        text("SELECT id FROM jobs WHERE state = 'running' AND lease_expires_at < now()")
+        text("""SELECT id FROM jobs
+                WHERE state = 'running' AND lane = 'interactive' AND lease_expires_at < now()""")
     ),
+    "look for jobs to gather": lambda c: batch_members.waiting(c, 10_000),
+    "take, join": gathered,
+    "members": lambda c: batch_members.members(c, gathered(c), [1, 2, 3]),
+    "all members": lambda c: batch_members.members(c, gathered(c)),
+    "whether anybody waits": lambda c: batch_members.any_wanted(c, gathered(c)),
+    "release": lambda c: batch_members.release(c, gathered(c)),
+    "leave the lane": lambda c: batch_members.leave_lane(c, seconds=90_000),
+    "end cancelled members": batch_members.end_cancelled,
+    "due batch": lambda c: batches.take_due(c, KEEPER, 60),
+    "list batches": lambda c: batches.list_batches(c, since=SINCE, only_open=False, limit=50),
     "messages sent long ago": lambda c: c.execute(
         text("""SELECT id FROM jobs
                 WHERE state = 'dispatched' AND dispatched_at < now() - interval '1 min'""")

@@ -7,6 +7,7 @@ import typer
 from worker.cli import (
     admin,
     alerts,
+    batches,
     budgets,
     compare,
     enqueue,
@@ -73,6 +74,7 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(usage.usage, name="usage")
 app.add_typer(alerts.alerts, name="alerts")
 app.add_typer(budgets.budgets, name="budgets")
+app.add_typer(batches.batches, name="batches")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(grants.grants, name="grants")
 app.add_typer(webhooks.webhooks, name="webhooks")

@@ -28,6 +28,14 @@ Webhook = Annotated[
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Ask Claude, whatever was answered before.")
 ]
+Lane = Annotated[
+    str | None,
+    typer.Option(
+        metavar="interactive|batch",
+        help="batch: half the price, within a day. By default, what the deadline allows.",
+    ),
+]
+Deadline = Annotated[str | None, typer.Option(help="Not tried again after this ISO 8601 time.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.")]
 
@@ -46,7 +54,9 @@ def enqueue(
     ] = None,
     user: User = None,
     priority: Priority = 100,
+    lane: Lane = None,
     run_at: Annotated[str | None, typer.Option(help="Not before this ISO 8601 time.")] = None,
+    deadline: Deadline = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key returns the same job.")
     ] = None,
@@ -71,7 +81,9 @@ def enqueue(
         **values,
         user_id=user,
         priority=priority,
-        run_at=_parse_time(run_at),
+        lane=lane,
+        run_at=_parse_time("--run-at", run_at),
+        deadline=_parse_time("--deadline", deadline),
         idempotency_key=idempotency_key,
         prompt_version=prompt_version,
         model=model,
@@ -94,6 +106,8 @@ def enqueue_file(
     file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="`-` for stdin.")],
     user: User = None,
     priority: Priority = 100,
+    lane: Lane = None,
+    deadline: Deadline = None,
     prompt_version: Version = None,
     model: Model = None,
     idempotency_prefix: Annotated[
@@ -115,6 +129,8 @@ def enqueue_file(
     options = {
         "user_id": user,
         "priority": priority,
+        "lane": lane,
+        "deadline": _parse_time("--deadline", deadline),
         "prompt_version": prompt_version,
         "model": model,
         "webhook_url": webhook_url,
@@ -195,13 +211,13 @@ def _json_object(source: str) -> dict[str, Any]:
     return values
 
 
-def _parse_time(value: str | None) -> datetime | None:
+def _parse_time(option: str, value: str | None) -> datetime | None:
     if value is None:
         return None
     try:
         parsed = datetime.fromisoformat(value)
     except ValueError:
         raise InvalidInput(
-            f"--run-at {value!r} is not an ISO 8601 time such as 2027-01-31T09:00:00+01:00"
+            f"{option} {value!r} is not an ISO 8601 time such as 2027-01-31T09:00:00+01:00"
         ) from None
     return parsed if parsed.tzinfo else parsed.astimezone()

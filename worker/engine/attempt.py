@@ -6,7 +6,6 @@ No transaction is open while Claude is thinking; every write after the claim is 
 from __future__ import annotations
 
 from functools import partial
-from traceback import extract_tb
 from uuid import UUID
 
 import structlog
@@ -14,13 +13,12 @@ from sqlalchemy import Connection
 
 from worker.claude.call import Patience, call_claude
 from worker.claude.clients import ClientStack
-from worker.claude.facts import CallFacts
 from worker.claude.failures import CallFailed
 from worker.claude.inflight import CallControl, Watchdog
 from worker.claude.reply import Reply
 from worker.claude.request import Request
 from worker.engine import followup
-from worker.engine.broadcast import Broadcast, broadcast
+from worker.engine.broadcast import Broadcast, Silence, broadcast
 from worker.engine.budget import Spent
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
 from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSent
@@ -121,6 +119,15 @@ class Attempts:
             self._sharing.leave(joined, ended)
             return ended
 
+    def resume(self, opened: OpenCall, prepared: Prepared) -> Ended:
+        """Go on with an attempt that this worker has taken over; its next call is open already."""
+        control = CallControl()
+        with self._holdings.holding(opened.claim, control), self._watchdog.watching(control):
+            if self._holdings.ending.is_set():
+                control.abort("shutdown")
+            with self._spending.purse(opened.claim) as purse:
+                return self._converse(opened, prepared, control, Silence(), purse)
+
     def _converse(
         self,
         opened: OpenCall,
@@ -145,8 +152,7 @@ class Attempts:
                 record = record_of(reply, rejected.outcome, failed_checks=failed_checks)
                 following = followup.mend(opened.after(record), request, reply, rejected)
                 if following is None:
-                    facts = CallFacts("transient" if rejected.retryable else "terminal")
-                    return self._settler.after_failure(opened, record, rejected.failure, facts)
+                    return self._settler.rejected(opened, record, rejected)
                 log.info("asking again", remedy=rejected.remedy, summary=rejected.failure.summary)
                 next_opened = self._settler.next_call(
                     opened.after(record, rejected.remedy), record, following
@@ -156,7 +162,7 @@ class Attempts:
                 live.retrying(rejected.failure.summary)
                 opened, request = next_opened, following
             except Exception as error:
-                return self._settle_surprise(opened, error)
+                return self._settler.surprise(opened, CallRecord(outcome="interrupted"), error)
             else:
                 return self._settler.succeed(opened, reply, accepted)
 
@@ -207,16 +213,6 @@ class Attempts:
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
         return judge(reply, task.output, task.checks, prepared.input, task.warnings)
-
-    def _settle_surprise(self, opened: OpenCall, error: Exception) -> Ended:
-        """Whatever was not foreseen ends the attempt, not the job's chance to be looked after."""
-        # Only the place: the message of an unknown exception may quote an input.
-        place = extract_tb(error.__traceback__)[-1]
-        summary = f"unforeseen {type(error).__name__}"
-        log.error(summary, file=place.filename, line=place.lineno)
-        failure = Failure("internal_error", summary, f"{summary}: {error}")
-        record = CallRecord(outcome="interrupted")
-        return self._settler.after_failure(opened, record, failure, CallFacts("transient"))
 
     def _claim(self, task: AnyTask, job_id: UUID, hints: Hints | None) -> OpenCall | Ended:
         """Claim the job and open its usage row, in one transaction.

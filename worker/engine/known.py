@@ -15,7 +15,7 @@ def register_tasks(connection: Connection, registry: Registry) -> None:
     What the process that started last has stands there. A task that the code no longer has stays:
     during a deployment other workers still run it, and afterwards its jobs fail as `unknown_task`.
     """
-    limit = get_settings().max_input_bytes
+    settings = get_settings()
     store_tasks(
         connection,
         [
@@ -25,8 +25,9 @@ def register_tasks(connection: Connection, registry: Registry) -> None:
                 input_schema=task.input_schema,
                 output_schema=task.output_schema,
                 max_attempts=task.max_attempts,
-                max_input_bytes=limit,
+                max_input_bytes=settings.max_input_bytes,
                 webhook_url=task.webhook_url,
+                batch_deadline_hours=settings.batch_deadline_hours,
             )
             for task in registry.values()
         ],

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from traceback import extract_tb
 from typing import Literal, TypeVar
 
 import structlog
@@ -19,7 +20,7 @@ from worker.engine.budget import Spent
 from worker.engine.checks import storable
 from worker.engine.choose import Choice
 from worker.engine.holdings import Holdings
-from worker.engine.judge import Accepted, Remedy
+from worker.engine.judge import Accepted, Rejected, Remedy
 from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
 from worker.engine.records import record_of
@@ -55,6 +56,7 @@ class OpenCall:
     """A claimed job whose usage row is `in_flight`.
 
     `request_key`: it makes that request for others as well, and its result may be served again.
+    `source` is where its reply comes from: `api`, or `batch` for a member of a Message Batch.
     """
 
     claim: Claim
@@ -63,6 +65,7 @@ class OpenCall:
     spent: Spent
     request_key: str | None = None
     opened_at: float = field(default_factory=time.monotonic)
+    source: Literal["api", "batch"] = "api"
 
     def seconds_left(self) -> float:
         """Until the job's deadline."""
@@ -155,7 +158,8 @@ class Settler:
     def succeed(self, opened: OpenCall, reply: Reply, accepted: Accepted) -> Ended:
         """Store the validated output and end the job."""
         prompt = opened.choice.prompt
-        record = record_of(reply, "ok")
+        batch = opened.source == "batch"
+        record = record_of(reply, "ok", batch=batch)
         try:
             success = self._write(
                 lambda connection: settle.succeed(
@@ -171,6 +175,7 @@ class Settler:
                     variant=opened.choice.variant,
                     model=reply.model,
                     request_sha256=opened.request_key,
+                    source=opened.source,
                 )
             )
         except (DataError, IntegrityError) as error:
@@ -178,7 +183,10 @@ class Settler:
             summary = f"Postgres refused the result ({type(error.orig).__name__})"
             failure = Failure("unstorable_output", summary, str(error.orig), reply.request_id)
             return self.after_failure(
-                opened, record_of(reply, "invalid_output"), failure, CallFacts("terminal")
+                opened,
+                record_of(reply, "invalid_output", batch=batch),
+                failure,
+                CallFacts("terminal"),
             )
         if success is None:
             return _lost_claim()
@@ -228,7 +236,7 @@ class Settler:
                 ended = Ended("snoozed", failure, after)
             case PauseQueue(reason):
                 # First the pause: the job is due again at once, and must not be dispatched.
-                self._pause_everything(reason, failure)
+                self.pause_everything(reason, failure)
                 held = requeue(0.0, refund=True)
                 ended = Ended("snoozed", failure, 0.0)
             case Cancelled():
@@ -238,6 +246,20 @@ class Settler:
             case Abandon():
                 return _lost_claim()
         return ended if held else _lost_claim()
+
+    def rejected(self, opened: OpenCall, record: CallRecord, rejected: Rejected) -> Ended:
+        """Decide what follows a reply that nothing within the attempt can mend."""
+        facts = CallFacts("transient" if rejected.retryable else "terminal")
+        return self.after_failure(opened, record, rejected.failure, facts)
+
+    def surprise(self, opened: OpenCall, record: CallRecord, error: Exception) -> Ended:
+        """Whatever was not foreseen ends the attempt, not the job's chance to be looked after."""
+        # Only the place: the message of an unknown exception may quote an input.
+        place = extract_tb(error.__traceback__)[-1]
+        summary = f"unforeseen {type(error).__name__}"
+        log.error(summary, file=place.filename, line=place.lineno)
+        failure = Failure("internal_error", summary, f"{summary}: {error}")
+        return self.after_failure(opened, record, failure, CallFacts("transient"))
 
     def _write(self, statement: Callable[[Connection], T]) -> T:
         return self._run(statement, autocommit)
@@ -256,7 +278,8 @@ class Settler:
 
         return persistently(write, self._holdings.ending)
 
-    def _pause_everything(self, reason: str, failure: Failure) -> None:
+    def pause_everything(self, reason: str, failure: Failure) -> None:
+        """Stop starting jobs until a person acts."""
         message = storable(f"{reason}: {failure.message or failure.summary}")
         first = self._write(lambda c: control.pause(c, "all", "", reason=message, by="claude-jobs"))
         if first:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from worker.engine.checks import in_words, problems_of, unstorable
 from worker.engine.destination import malformed_url
 from worker.engine.job import Job
+from worker.engine.lanes import check_times, in_utc, lane_of
 from worker.engine.pins import parse_pin
 from worker.engine.policy import DEFAULT_BACKOFF, Backoff
 from worker.engine.prompts import get_prompts
@@ -178,11 +179,14 @@ class Task(Generic[Input, Output]):
                 f"{self.name}: the input is {size:,} bytes, the limit is {limit:,} "
                 "(CLAUDE_JOBS_MAX_INPUT_BYTES)"
             )
-        options["run_at"] = _in_utc(options.get("run_at"))
+        for name in ("run_at", "deadline"):
+            options[name] = in_utc(name, options.get(name))
         return NewJob(
             task=self.name,
             input=document,
             id=new_job_id(),
+            lane=lane_of(options.pop("lane", None), options, get_settings().batch_deadline_hours),
+            deadline_at=options.pop("deadline"),
             max_attempts=options.pop("max_attempts", None) or self.max_attempts,
             webhook_url=options.pop("webhook_url", None) or self.webhook_url,
             **options,
@@ -194,8 +198,9 @@ class Task(Generic[Input, Output]):
         session: Session | Connection | None = None,
         user_id: str | None = None,
         priority: int = 100,
-        lane: str = "interactive",
+        lane: str | None = None,
         run_at: datetime | None = None,
+        deadline: datetime | None = None,
         idempotency_key: str | None = None,
         prompt_version: str | None = None,
         model: str | None = None,
@@ -212,8 +217,12 @@ class Task(Generic[Input, Output]):
                 transaction – runs when it commits, never existed when it rolls back.
             user_id: on whose behalf; kept on every row for accounting.
             priority: 0 first.
-            lane: `interactive` or `batch`.
+            lane: `interactive` or `batch`, where it costs half and takes up to a day. None: batch
+                if the deadline leaves the time (`CLAUDE_JOBS_BATCH_DEADLINE_HOURS`) and nobody
+                streams it; see docs/batches.md.
             run_at: not before then (with a time zone).
+            deadline: not tried again after that time (with a time zone). None: after the task's
+                seconds from its first claim.
             idempotency_key: enqueueing again with the same key returns the same job.
             prompt_version: pins a version (`1.2`, or `1.2@<beginning of its hash>`); otherwise the
                 one that serves when the job is claimed.
@@ -238,6 +247,7 @@ class Task(Generic[Input, Output]):
             priority=priority,
             lane=lane,
             run_at=run_at,
+            deadline=deadline,
             idempotency_key=idempotency_key,
             prompt_version=prompt_version,
             model=model,
@@ -274,9 +284,9 @@ def _check_options(options: Mapping[str, Any]) -> None:
     priority = options.get("priority", 100)
     if not isinstance(priority, int) or not 0 <= priority <= 32767:
         raise InvalidInput(f"priority {priority} is not between 0 (first) and 32767")
-    if (lane := options.get("lane", "interactive")) not in ("interactive", "batch"):
+    if (lane := options.get("lane")) not in (None, "interactive", "batch"):
         raise InvalidInput(f"lane {lane!r} is neither 'interactive' nor 'batch'")
-    _in_utc(options.get("run_at"))
+    check_times(options.get("run_at"), options.get("deadline"))
     attempts = options.get("max_attempts")
     if attempts is not None and not 0 < attempts < 1000:
         raise InvalidInput(f"max_attempts {attempts} is not between 1 and 999")
@@ -286,17 +296,3 @@ def _check_options(options: Mapping[str, Any]) -> None:
     url = options.get("webhook_url")
     if url is not None and (problem := malformed_url(url)):
         raise InvalidInput(f"webhook_url {problem}")
-
-
-def _in_utc(run_at: Any) -> datetime | None:
-    """Postgres knows no zone that is 16 hours or more from UTC; Python does."""
-    if run_at is None:
-        return None
-    if not isinstance(run_at, datetime):
-        raise InvalidInput(f"run_at is a {type(run_at).__name__}: a datetime is expected")
-    if run_at.utcoffset() is None:
-        raise InvalidInput("run_at has no time zone: use datetime.now(timezone.utc) + …")
-    try:
-        return run_at.astimezone(UTC)
-    except OverflowError:
-        raise InvalidInput(f"run_at {run_at} is not between the years 1 and 9999") from None

@@ -13,8 +13,9 @@ from worker.storage.finished import say_finished
 
 _CANCEL = text("""
 UPDATE jobs
-SET state = CASE WHEN state = 'running' THEN 'running' ELSE 'cancelled' END,
-    finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END,
+SET state = CASE WHEN state = 'running' AND lane = 'interactive' THEN 'running'
+                 ELSE 'cancelled' END,
+    finished_at = CASE WHEN state = 'running' AND lane = 'interactive' THEN NULL ELSE now() END,
     cancel_requested = true, waits_for = NULL
 WHERE id = ANY(:ids) AND state IN ('queued', 'dispatched', 'running')
 RETURNING id, state
@@ -24,7 +25,8 @@ RETURNING id, state
 def cancel_jobs(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
     """Cancel jobs; returns the new state of each that was not final already.
 
-    A queued job is `cancelled` at once; a running one within seconds, by its worker.
+    A queued job is `cancelled` at once, and so is one in a Message Batch, whose reply will only be
+    put on the books; a running one within seconds, by its worker.
     """
     states = {row.id: row.state for row in connection.execute(_CANCEL, {"ids": list(ids)})}
     say_finished(connection, [each for each, state in states.items() if state == "cancelled"])

@@ -2,8 +2,9 @@
 
 Queued jobs are read group by group – one task, model and priority – through an index in that
 order, so that what a group must not send (its model's limit is used up, its task is paused) is not
-even looked at, and the cost does not grow with what waits behind. Jobs that wait for an identical
-request (`waits_for`) are not in that index.
+even looked at, and the cost does not grow with what waits behind. No statement here sees jobs that
+wait for an identical request (`waits_for`), nor those of the batch lane, which `worker.batches`
+gathers: they are in other indexes.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ _LIVE = """
 (SELECT json_object_agg({key}, jobs) FROM (
     SELECT {key}, count(*) AS jobs FROM (
         SELECT {key} FROM jobs WHERE state = 'dispatched'
-        UNION ALL SELECT {key} FROM jobs WHERE state = 'running') AS live
+        UNION ALL SELECT {key} FROM jobs WHERE state = 'running' AND lane = 'interactive') AS live
     WHERE {key} IS NOT NULL GROUP BY 1) AS counted)
 """
 
@@ -99,12 +100,13 @@ _LIVE = """
 _SURVEY = Statement(f"""
 WITH RECURSIVE queued AS (
     (SELECT task, coalesce(model, '') AS model, priority FROM jobs
-     WHERE state = 'queued' AND waits_for IS NULL
+     WHERE state = 'queued' AND lane = 'interactive' AND waits_for IS NULL
      ORDER BY task, coalesce(model, ''), priority LIMIT 1)
     UNION ALL
     SELECT later.* FROM queued CROSS JOIN LATERAL (
         SELECT task, coalesce(model, ''), priority FROM jobs
-        WHERE state = 'queued' AND waits_for IS NULL AND (task, coalesce(model, ''), priority)
+        WHERE state = 'queued' AND lane = 'interactive' AND waits_for IS NULL
+          AND (task, coalesce(model, ''), priority)
             > (queued.task, queued.model, queued.priority)
         ORDER BY task, coalesce(model, ''), priority LIMIT 1) AS later
 ), waiting AS (
@@ -115,7 +117,8 @@ SELECT (SELECT json_agg(json_build_array(task, model, priority)) FROM queued),
        (SELECT json_agg(json_build_array(task, model, jobs)) FROM waiting),
        (SELECT json_agg(json_build_array(scope, name)) FROM pauses),
        EXISTS (SELECT FROM jobs WHERE state = 'dispatched' AND rescues >= :suspect)
-           OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND rescues >= :suspect),
+           OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND lane = 'interactive'
+                      AND rescues >= :suspect),
        CASE WHEN :count_tasks THEN {_LIVE.format(key="task")} END,
        CASE WHEN :count_users THEN {_LIVE.format(key="user_id")} END,
        (SELECT json_agg(json_build_array(scope, subject, held, left_usd,
@@ -159,8 +162,9 @@ FROM unnest(cast(:tasks AS text[]), cast(:models AS text[]), cast(:priorities AS
             cast(:limits AS integer[])) AS wanted (task, model, priority, most)
 """
 
-_IN_GROUP = """state = 'queued' AND waits_for IS NULL AND task = wanted.task
-      AND coalesce(model, '') = wanted.model AND priority = wanted.priority"""
+_IN_GROUP = """state = 'queued' AND lane = 'interactive' AND waits_for IS NULL
+      AND task = wanted.task AND coalesce(model, '') = wanted.model
+      AND priority = wanted.priority"""
 
 _ALLOWED = """run_at <= now() AND (rescues < :suspect OR :suspects_too)
       AND id <> ALL(cast(:not_these AS uuid[]))"""

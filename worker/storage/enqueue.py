@@ -21,6 +21,7 @@ class NewJob:
 
     `service` is who produced it, where that is known; `webhook_url` is told when it has ended;
     with `cache` its result may come from another job that makes the same request, or go to one.
+    After `deadline_at` it is not tried again; None leaves that to the task, from the first claim.
     """
 
     task: str
@@ -38,23 +39,26 @@ class NewJob:
     service: str | None = None
     webhook_url: str | None = None
     cache: bool = True
+    deadline_at: datetime | None = None
 
 
 # One array a column: the statement's text stays the same for one job and for ten thousand. Keys are
 # inserted in order, so that two batches with the same keys wait for each other but never deadlock.
 _INSERT = text("""
 INSERT INTO jobs (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-                  model, max_attempts, run_at, stream, service, webhook_url, cache)
+                  model, max_attempts, run_at, stream, service, webhook_url, cache, deadline_at)
 SELECT id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-       model, max_attempts, coalesce(run_at, now()), stream, service, webhook_url, cache
+       model, max_attempts, coalesce(run_at, now()), stream, service, webhook_url, cache,
+       deadline_at
 FROM unnest(cast(:id AS uuid[]), cast(:task AS text[]), cast(:input AS jsonb[]),
             cast(:lane AS text[]), cast(:priority AS smallint[]), cast(:user_id AS text[]),
             cast(:idempotency_key AS text[]), cast(:prompt_version AS text[]),
             cast(:model AS text[]), cast(:max_attempts AS integer[]),
             cast(:run_at AS timestamptz[]), cast(:stream AS boolean[]),
-            cast(:service AS text[]), cast(:webhook_url AS text[]), cast(:cache AS boolean[]))
+            cast(:service AS text[]), cast(:webhook_url AS text[]), cast(:cache AS boolean[]),
+            cast(:deadline_at AS timestamptz[]))
   AS new (id, task, input, lane, priority, user_id, idempotency_key, prompt_version,
-          model, max_attempts, run_at, stream, service, webhook_url, cache)
+          model, max_attempts, run_at, stream, service, webhook_url, cache, deadline_at)
 ORDER BY task, idempotency_key, service
 ON CONFLICT (task, idempotency_key, service) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id, created_at

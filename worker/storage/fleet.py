@@ -13,13 +13,16 @@ from worker.storage.budgets import HOLDS
 # Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
 _COUNTS = text("""
 SELECT task, state, count(*) AS jobs FROM (
-    SELECT task, state FROM jobs WHERE state = 'queued' AND waits_for IS NULL
+    SELECT task, state FROM jobs
+    WHERE state = 'queued' AND lane = 'interactive' AND waits_for IS NULL
     UNION ALL SELECT task, state FROM jobs WHERE state = 'queued' AND waits_for IS NOT NULL
-) AS queued GROUP BY 1, 2
+    UNION ALL
+    SELECT task, state FROM jobs WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
+    UNION ALL SELECT task, state FROM jobs WHERE state = 'running' AND lane = 'interactive'
+    UNION ALL SELECT task, state FROM jobs WHERE state = 'running' AND lane = 'batch') AS live
+GROUP BY 1, 2
 UNION ALL
 SELECT task, state, count(*) FROM jobs WHERE state = 'dispatched' GROUP BY 1, 2
-UNION ALL
-SELECT task, state, count(*) FROM jobs WHERE state = 'running' GROUP BY 1, 2
 UNION ALL
 SELECT task, state, count(*) FROM jobs
 WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at > now() - interval '1 hour'
@@ -62,13 +65,13 @@ class Progress:
         return not busy and (self.last_claim is None or self.last_claim > seconds)
 
 
-# Jobs that are paused, or held by a budget, are due but not expected to move. A job waiting in the
-# broker counts as well.
+# Jobs that are paused, or held by a budget, are due but not expected to move, and those of the
+# batch lane take their time. A job waiting in the broker counts as well.
 _PROGRESS = text(f"""
 SELECT
     (SELECT extract(epoch FROM now() - min(run_at))::float FROM (
          SELECT task, model, user_id, run_at FROM jobs
-         WHERE state = 'queued' AND waits_for IS NULL AND run_at <= now()
+         WHERE state = 'queued' AND lane = 'interactive' AND waits_for IS NULL AND run_at <= now()
          UNION ALL
          SELECT task, model, user_id, run_at FROM jobs WHERE state = 'dispatched') AS due
      WHERE NOT EXISTS (
@@ -78,7 +81,8 @@ SELECT
             OR (scope = 'model' AND name = due.model))
        AND NOT EXISTS (SELECT FROM budget_status WHERE {HOLDS.format(job="due")})) AS oldest_due,
     (SELECT extract(epoch FROM now() - max(started_at))::float FROM (
-        SELECT max(started_at) AS started_at FROM jobs WHERE state = 'running'
+        SELECT max(started_at) AS started_at FROM jobs
+        WHERE state = 'running' AND lane = 'interactive'
         UNION ALL SELECT max(last_claim_at) FROM workers) AS claims) AS last_claim,
     (SELECT count(*) FROM workers
      WHERE seen_at > now() - make_interval(secs => :silent)) AS live_workers,

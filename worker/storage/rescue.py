@@ -44,12 +44,13 @@ def begin(connection: Connection) -> None:
     connection.execute(_BEGIN)
 
 
+# Jobs in Message Batches are nobody's to rescue: no worker runs them (worker/batches).
 # Right after Postgres was away, leases have run out that their workers had no chance to renew:
 # they get `grace` seconds from its start. This is for workers started since: the others notice.
 _RESCUE = text("""
 WITH expired AS (
     SELECT id FROM jobs
-    WHERE state = 'running' AND lease_expires_at < now()
+    WHERE state = 'running' AND lane = 'interactive' AND lease_expires_at < now()
       AND now() - pg_postmaster_start_time() > make_interval(secs => :grace)
     ORDER BY lease_expires_at
     LIMIT :limit
@@ -94,7 +95,7 @@ def rescue_expired(connection: Connection, *, grace: float, limit: int = 500) ->
 _LOST = text("""
 WITH progress AS (
     SELECT max(dispatched_at) AS newest, max(started_at) AS last_claim
-    FROM jobs WHERE state = 'running'
+    FROM jobs WHERE state = 'running' AND lane = 'interactive'
 ), stuck AS (
     SELECT id FROM jobs, progress
     WHERE state = 'dispatched'

@@ -49,9 +49,7 @@ class Success:
     followed: bool
 
 
-_METERED = """
-metered AS (
-    UPDATE usage
+_RECORDED = """
     SET outcome = :outcome, request_id = :request_id, model = coalesce(:model, usage.model),
         input_tokens = :input_tokens, cache_read_tokens = :cache_read_tokens,
         cache_write_5m_tokens = :cache_write_5m_tokens,
@@ -61,6 +59,11 @@ metered AS (
         stop_reason = :stop_reason, service_tier = :service_tier, latency_ms = :latency_ms,
         first_token_ms = :first_token_ms, complete = :complete,
         failed_checks = cast(:failed_checks AS text[]), finished_at = now()
+"""
+
+_METERED = f"""
+metered AS (
+    UPDATE usage {_RECORDED}
     FROM settled
     WHERE usage.id = :usage_id AND usage.job_id = settled.id AND usage.outcome = 'in_flight'
 )"""
@@ -114,7 +117,8 @@ WITH settled AS (
 SELECT id FROM opened
 """)  # noqa: S608
 
-# A job that was cancelled while its call failed ends here: no claim would take it again.
+# A job that was cancelled while its call failed ends here: no claim would take it again. What comes
+# back from a Message Batch is an interactive job from here on.
 _REQUEUE = Statement(f"""
 WITH settled AS (
     UPDATE jobs
@@ -122,7 +126,7 @@ WITH settled AS (
         finished_at = CASE WHEN cancel_requested THEN now() END,
         run_at = now() + make_interval(secs => :after), dispatched_at = NULL,
         attempt = attempt - :refund, error = coalesce(cast(:error AS jsonb), jobs.error),
-        claim_token = NULL, lease_expires_at = NULL
+        claim_token = NULL, lease_expires_at = NULL, lane = 'interactive'
     {_HELD}
     RETURNING id
 ), {_METERED}
@@ -155,10 +159,14 @@ _NO_CALL = CallRecord(outcome="ok")
 
 
 def _parameters(claim: Claim, usage_id: int | None, call: CallRecord | None) -> dict[str, Any]:
-    record = call or _NO_CALL
+    columns = _columns(call or _NO_CALL)
+    return {**columns, "job_id": claim.id, "token": claim.token, "usage_id": usage_id}
+
+
+def _columns(record: CallRecord) -> dict[str, Any]:
     columns = {field.name: getattr(record, field.name) for field in fields(record)}
     columns["failed_checks"] = list(record.failed_checks)
-    return {**columns, "job_id": claim.id, "token": claim.token, "usage_id": usage_id}
+    return columns
 
 
 def succeed(
@@ -261,6 +269,17 @@ def next_call(
     }
     opened = _NEXT_CALL.row(connection, parameters)
     return None if opened is None else int(opened[0])
+
+
+_METER = Statement(
+    f"UPDATE usage {_RECORDED} WHERE id = :usage_id AND outcome = 'in_flight' RETURNING id"
+)
+
+
+def meter(connection: Connection, usage_id: int, call: CallRecord) -> bool:
+    """Complete the usage row of a call whose job needs it no more; False if that was done."""
+    columns = _columns(call) | {"usage_id": usage_id}
+    return _METER.row(connection, columns) is not None
 
 
 _WITHDRAW = Statement("DELETE FROM usage WHERE id = :id AND outcome = 'in_flight' RETURNING id")

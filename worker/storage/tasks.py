@@ -12,7 +12,10 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownTask:
-    """What producers need to know of a task; `max_input_bytes` is of JSON in UTF-8."""
+    """What producers need to know of a task; `max_input_bytes` is of JSON in UTF-8.
+
+    A deadline that is more than `batch_deadline_hours` away puts a job into the batch lane.
+    """
 
     name: str
     prompt: str
@@ -21,17 +24,19 @@ class KnownTask:
     max_attempts: int
     max_input_bytes: int
     webhook_url: str | None = None
+    batch_deadline_hours: float = 26.0
 
 
 _STORE = text("""
 INSERT INTO tasks (name, prompt, input_schema, output_schema, max_attempts, max_input_bytes,
-                   webhook_url)
+                   webhook_url, batch_deadline_hours)
 VALUES (:name, :prompt, cast(:input_schema AS jsonb), cast(:output_schema AS jsonb), :max_attempts,
-        :max_input_bytes, :webhook_url)
+        :max_input_bytes, :webhook_url, :batch_deadline_hours)
 ON CONFLICT (name) DO UPDATE
 SET prompt = excluded.prompt, input_schema = excluded.input_schema,
     output_schema = excluded.output_schema, max_attempts = excluded.max_attempts,
-    max_input_bytes = excluded.max_input_bytes, webhook_url = excluded.webhook_url, seen_at = now()
+    max_input_bytes = excluded.max_input_bytes, webhook_url = excluded.webhook_url,
+    batch_deadline_hours = excluded.batch_deadline_hours, seen_at = now()
 """)
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 from celery import bootsteps, signals
 
+from worker.batches.loop import BatchLoop
 from worker.engine.alerts import AlertLoop
 from worker.engine.announcer import Announcer
 from worker.engine.followers import FollowerLoop, Told
@@ -84,6 +85,7 @@ class Engine:
         announcer: Announcer,
         followers: FollowerLoop,
         spending: SpendingLoop,
+        batches: BatchLoop,
         *,
         worker: str,
         slots: int,
@@ -98,6 +100,7 @@ class Engine:
         self._maintenance = MaintenanceLoop(settings, holdings, slots)
         self._announcer = announcer
         self._followers = followers
+        self._batches = batches
         self._aside: list[Loop] = [
             AlertLoop(output_bounds, watcher),
             WebhookLoop(settings),
@@ -118,6 +121,7 @@ class Engine:
         self._relay.start()
         self._announcer.start()
         self._followers.start()
+        self._batches.start()
         for loop in self._aside:
             loop.start()
 
@@ -128,6 +132,7 @@ class Engine:
         self._holdings.draining.set()
         self._relay.stop(timeout=0)
         self._maintenance.stop(timeout=0)
+        self._batches.stop(timeout=0)
         for loop in self._aside:
             # Not waited for, here or at the end: what they have not committed is done elsewhere.
             loop.stop(timeout=0)
@@ -142,6 +147,7 @@ class Engine:
         self._relay.stop()
         self._serving.stop()
         self._maintenance.stop()
+        self._batches.stop()
         self._leases.stop()
         self._announcer.stop()
         self._followers.stop()

@@ -6,6 +6,7 @@ is one migration and SQL from anywhere stays readable.
 
 from worker.storage.models import (
     alerts,
+    batches,
     budgets,
     fleet,
     jobs,
@@ -25,6 +26,7 @@ __all__ = [
     "TERMINAL_STATES",
     "Base",
     "alerts",
+    "batches",
     "budgets",
     "fleet",
     "jobs",

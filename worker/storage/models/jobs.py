@@ -98,7 +98,9 @@ class JobRow(Base):
             text("coalesce(model, '')"),
             "priority",
             "run_at",
-            postgresql_where=text("state = 'queued' AND waits_for IS NULL"),
+            postgresql_where=text(
+                "state = 'queued' AND lane = 'interactive' AND waits_for IS NULL"
+            ),
         ),
         Index(
             "jobs_due_by_user",
@@ -107,7 +109,9 @@ class JobRow(Base):
             "priority",
             text("coalesce(user_id, '')"),
             "run_at",
-            postgresql_where=text("state = 'queued' AND waits_for IS NULL"),
+            postgresql_where=text(
+                "state = 'queued' AND lane = 'interactive' AND waits_for IS NULL"
+            ),
         ),
         Index(
             "jobs_waiting",
@@ -117,7 +121,24 @@ class JobRow(Base):
             postgresql_where=text("state = 'queued' AND waits_for IS NOT NULL"),
         ),
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
-        Index("jobs_leased", "lease_expires_at", postgresql_where=text("state = 'running'")),
+        Index(
+            "jobs_leased",
+            "lease_expires_at",
+            postgresql_where=text("state = 'running' AND lane = 'interactive'"),
+        ),
+        # The batch lane, which no worker's loop but its own reads.
+        Index(
+            "jobs_to_gather",
+            "task",
+            text("coalesce(model, '')"),
+            "run_at",
+            postgresql_where=text("state = 'queued' AND lane = 'batch' AND waits_for IS NULL"),
+        ),
+        Index(
+            "jobs_in_batches",
+            "worker",
+            postgresql_where=text("state = 'running' AND lane = 'batch'"),
+        ),
         Index(
             "jobs_idempotency_by_service",
             "task",
@@ -261,6 +282,7 @@ class UsageRow(Base):
     full_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
     coalesced: Mapped[Flag]
     assumed_cost_usd: Mapped[Decimal | None] = mapped_column(Numeric(14, 8))
+    batch_id: Mapped[UUID | None]
 
     __table_args__ = (
         one_of("outcome", OUTCOMES),
@@ -293,6 +315,7 @@ class UsageRow(Base):
             "created_at",
             postgresql_where=text("service IS NOT NULL"),
         ),
+        Index("usage_by_batch", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
         Index("usage_in_flight", "job_id", postgresql_where=text("outcome = 'in_flight'")),
         # What the alerts' loop has not looked at yet: empty most of the time.
         Index(

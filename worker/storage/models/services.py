@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, CheckConstraint, Text, UniqueConstraint, text
+from sqlalchemy import ARRAY, CheckConstraint, Double, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.storage.models.base import Base, Created
@@ -27,6 +27,7 @@ class TaskRow(Base):
     max_input_bytes: Mapped[int]
     webhook_url: Mapped[str | None]
     seen_at: Mapped[Created]
+    batch_deadline_hours: Mapped[float] = mapped_column(Double, server_default=text("26"))
 
     __table_args__ = (
         CheckConstraint("max_attempts > 0 AND max_input_bytes > 0", name="bounds_positive"),
