@@ -241,6 +241,7 @@ def test_enqueue_reads_fields_files_and_stdin_and_merges_them(
         "summarize_text",
         *("-i", json_file(tmp_path, half), "-i", "-", "-i", "text=@text.txt"),
         *("--user", "u1", "--priority", "3", "--run-at", "2099-01-01T00:00:00+00:00"),
+        *("--deadline", "2099-02-01T00:00:00+00:00", "--lane", "interactive"),
         *("--model", "claude-opus-5-5", "--prompt-version", "1.0", "--idempotency-key", "k"),
         stdin=b'{"audience": "lawyers"}',
     )
@@ -250,6 +251,7 @@ def test_enqueue_reads_fields_files_and_stdin_and_merges_them(
     assert result.out == f"{job['id']}\n"
     assert job["input"] == {"text": "ünïcode\n=x", "max_words": 70, "audience": "lawyers"}
     assert (job["user_id"], job["priority"], job["run_at"].year) == ("u1", 3, 2099)
+    assert (job["deadline_at"].month, job["lane"]) == (2, "interactive")
     assert (job["model"], job["prompt_version"]) == ("claude-opus-5-5", "1.0")
     assert job["idempotency_key"] == "k"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine, text
 
+from tasks import summarize_text
 from tests.integration.sql_world import SUMMARY, Roles, enqueue_job, know_tasks
 from tests.integration.steps import claim, dispatch, open_usage, succeed
 from worker.engine.registry import load_registry
@@ -43,6 +44,7 @@ def test_a_job_by_sql_is_the_same_as_one_by_python(engine: Engine, roles: Roles)
         "priority": 7,
         "lane": "batch",
         "run_at": when,
+        "deadline": when + timedelta(days=3),
         "user_id": "u",
         "prompt_version": "1.0",
         "model": "claude-x",
@@ -65,14 +67,40 @@ def test_a_job_by_sql_is_the_same_as_one_by_python(engine: Engine, roles: Roles)
 
 
 def test_what_is_not_said_has_its_default(engine: Engine, roles: Roles) -> None:
-    nothing = dict.fromkeys(["priority", "lane", "run_at", "stream", "max_attempts"])
+    nothing = dict.fromkeys(["priority", "lane", "run_at", "deadline", "stream", "max_attempts"])
     for said in ({}, nothing):
         made = job(engine, enqueue_job(roles.connect(), **said))
         assert (made.state, made.lane, made.priority, made.stream) == (
             "queued", "interactive", 100, False,
         )  # fmt: skip
         assert (made.max_attempts, made.run_at) == (5, made.created_at)
-        assert (made.service, made.webhook_url) == (None, None)
+        assert (made.service, made.webhook_url, made.deadline_at) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("hours", "options", "lane"),
+    [
+        (25.9, {}, "interactive"),
+        (26.1, {}, "batch"),
+        (26.1, {"lane": "interactive"}, "interactive"),
+        (26.1, {"stream": True}, "interactive"),
+        (40.0, {"run_in": 15.0}, "interactive"),
+        (40.0, {"run_in": 13.0}, "batch"),
+        (40.0, {"run_in": -99.0}, "batch"),
+        (3.0, {"lane": "batch"}, "batch"),
+    ],
+)
+def test_a_deadline_chooses_the_lane_as_it_does_in_python(
+    engine: Engine, roles: Roles, hours: float, options: dict[str, Any], lane: str
+) -> None:
+    now = datetime.now(UTC)
+    options = {"deadline": now + timedelta(hours=hours)} | options
+    if (run_in := options.pop("run_in", None)) is not None:
+        options["run_at"] = now + timedelta(hours=run_in)
+    by_sql = job(engine, enqueue_job(roles.connect(), **options))
+    by_python = summarize_text.new_job(SUMMARY, **options)
+    assert (by_sql.lane, by_python.lane) == (lane, lane)
+    assert by_sql.deadline_at == by_python.deadline_at == options["deadline"]
 
 
 def test_positions_do_as_well(roles: Roles) -> None:
@@ -153,6 +181,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"run_at": "-infinity"}, "run_at", "run_at -infinity"),
     ({"run_at": "20000-01-01"}, "run_at", "run_at 20000"),
     ({"run_at": "0044-03-15 BC"}, "run_at", "run_at 0044"),
+    ({"deadline": "2020-01-01"}, "deadline", "deadline 2020-01-01 00:00:00+00 has passed"),
+    ({"deadline": "-infinity"}, "deadline", "deadline -infinity has passed"),
+    ({"deadline": "infinity"}, "deadline", "deadline infinity is not between the years 1 and"),
+    (
+        {"deadline": "2030-01-01", "run_at": "2030-01-01"},
+        "deadline",
+        "deadline 2030-01-01 00:00:00+00 is not after run_at 2030-01-01 00:00:00+00",
+    ),
     ({"user_id": "é" * 1001}, "user_id", "user_id is longer than 2000 bytes"),
     ({"idempotency_key": "x" * 2001}, "idempotency_key", "idempotency_key is longer than 2000"),
     ({"model": ""}, "model", "model is not between 1 and 200 characters"),

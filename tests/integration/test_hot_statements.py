@@ -25,6 +25,8 @@ from tests.integration.steps import (
     succeed,
 )
 from worker.storage import (
+    batch_gathering,
+    batch_listing,
     batch_members,
     batches,
     cache,
@@ -35,7 +37,7 @@ from worker.storage import (
     read,
     rescue,
 )
-from worker.storage.batch_members import Kind
+from worker.storage.batch_gathering import Kind
 from worker.storage.claim import Hints, claim_and_open
 from worker.storage.dispatch import recall
 from worker.storage.engine import build_engine, transaction
@@ -115,8 +117,8 @@ def some_batch(connection: Connection) -> UUID:
 def gathered(connection: Connection) -> UUID:
     """A batch with members."""
     batch_id = some_batch(connection)
-    claims = batch_members.take(connection, {Kind("t", ""): 60.0}, 10)
-    assert batch_members.join(connection, batch_id, [(each, CALL) for each in claims])
+    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, 10)
+    assert batch_gathering.join(connection, batch_id, [(each, CALL) for each in claims])
     return batch_id
 
 
@@ -231,16 +233,16 @@ HOT: dict[str, Callable[[Connection], object]] = {
         text("""SELECT id FROM jobs
                 WHERE state = 'running' AND lane = 'interactive' AND lease_expires_at < now()""")
     ),
-    "look for jobs to gather": lambda c: batch_members.waiting(c, 10_000),
+    "look for jobs to gather": lambda c: batch_gathering.waiting(c, 10_000),
     "take, join": gathered,
     "members": lambda c: batch_members.members(c, gathered(c), [1, 2, 3]),
     "all members": lambda c: batch_members.members(c, gathered(c)),
     "whether anybody waits": lambda c: batch_members.any_wanted(c, gathered(c)),
     "release": lambda c: batch_members.release(c, gathered(c)),
-    "leave the lane": lambda c: batch_members.leave_lane(c, seconds=90_000),
+    "leave the lane": lambda c: batch_gathering.leave_lane(c, seconds=90_000),
     "end cancelled members": batch_members.end_cancelled,
     "due batch": lambda c: batches.take_due(c, KEEPER, 60),
-    "list batches": lambda c: batches.list_batches(c, since=SINCE, only_open=False, limit=50),
+    "list batches": lambda c: batch_listing.list_batches(c, since=SINCE, only_open=False, limit=50),
     "messages sent long ago": lambda c: c.execute(
         text("""SELECT id FROM jobs
                 WHERE state = 'dispatched' AND dispatched_at < now() - interval '1 min'""")

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from worker.batches.round import NewRound
 from worker.engine.registry import Registry
 from worker.settings import Settings
-from worker.storage import batch_members, batches, control
-from worker.storage.batch_members import Kind, Waiting
+from worker.storage import batch_gathering, batch_members, batches, control
+from worker.storage.batch_gathering import Kind, Waiting
 from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class Gatherer:
         """See to the jobs that must not wait any longer, and to those that nobody wants."""
         # Between the hours at which a deadline makes a batch safe and those that one takes.
         hours = (_BATCH_HOURS + self._settings.batch_deadline_hours) / 2
-        if moved := batch_members.leave_lane(connection, seconds=hours * 3600):
+        if moved := batch_gathering.leave_lane(connection, seconds=hours * 3600):
             log.info("jobs leave the batch lane: too little time for a batch", jobs=moved)
         batch_members.end_cancelled(connection)
 
@@ -77,7 +77,7 @@ class Gatherer:
         if ("all", "") in paused:
             return []
         by_model: dict[str, list[Waiting]] = defaultdict(list)
-        for waiting in batch_members.waiting(connection, self._settings.batch_max_requests):
+        for waiting in batch_gathering.waiting(connection, self._settings.batch_max_requests):
             model = self._model(waiting.kind)
             if paused.isdisjoint({("task", waiting.kind.task), ("model", model)}):
                 by_model[model].append(waiting)

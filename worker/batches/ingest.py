@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.batches.draft import usage_of
 from worker.batches.followups import FollowUps
 from worker.batches.returning import Returner
-from worker.claude.batches import BatchClient, BatchResult, parse_line
+from worker.claude.batch_wire import BatchResult, parse_line
+from worker.claude.batches import BatchClient
 from worker.claude.failures import classify
 from worker.claude.reply import MalformedReply, Reply, read_message
 from worker.engine import followup

@@ -14,7 +14,8 @@ import structlog
 
 from worker.batches.ingest import Ingester
 from worker.batches.reconcile import Reconciler
-from worker.claude.batches import BatchClient, RemoteBatch
+from worker.claude.batch_wire import RemoteBatch
+from worker.claude.batches import BatchClient
 from worker.claude.failures import CallFailed
 from worker.engine.alerts import announce
 from worker.engine.finding import Finding

@@ -14,7 +14,8 @@ from typing import Literal
 
 from worker.batches.draft import usage_of
 from worker.batches.submit import submission_seconds
-from worker.claude.batches import BatchClient, RemoteBatch, parse_line
+from worker.claude.batch_wire import RemoteBatch, parse_line
+from worker.claude.batches import BatchClient
 from worker.settings import Settings
 from worker.storage import batches
 from worker.storage.batches import Kept

@@ -22,8 +22,8 @@ from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
 from worker.engine.prepare import Preparer
 from worker.engine.settling import OpenCall, Settler
 from worker.settings import Settings
-from worker.storage import batch_members, batches, settle
-from worker.storage.batch_members import Kind
+from worker.storage import batch_gathering, batches, settle
+from worker.storage.batch_gathering import Kind
 from worker.storage.claim import Claim, FirstCall
 from worker.storage.engine import transaction
 
@@ -88,7 +88,7 @@ class Round:
         with transaction() as connection:
             if not self._is_ours(connection):
                 return None
-            claims = batch_members.take(connection, kinds, _CHUNK)
+            claims = batch_gathering.take(connection, kinds, _CHUNK)
             for claim in claims:
                 if (choice := self._choose(connection, claim)) is not None:
                     members[choice.model].append((claim, choice))
@@ -97,7 +97,7 @@ class Round:
                     self.begin(connection, model)
                 batch_id = self._drafts[model].id
                 calls = [(claim, self._first_call(choice)) for claim, choice in chosen]
-                usage_ids = batch_members.join(connection, batch_id, calls)
+                usage_ids = batch_gathering.join(connection, batch_id, calls)
                 for claim, choice in chosen:
                     usage_id, spent = usage_ids[claim.id], Spent.before(claim)
                     call = OpenCall(claim, choice, usage_id, spent, source="batch")
@@ -123,10 +123,10 @@ class Round:
                 log.error("job failed", error=failure.type, summary=failure.summary)
             return None
         except UnfitRelease:
-            batch_members.put_back(connection, claim, _UNFIT_SECONDS)
+            batch_gathering.put_back(connection, claim, _UNFIT_SECONDS)
             return None
         if claim.is_paused(choice.model):
-            batch_members.put_back(connection, claim, _PAUSED_SECONDS)
+            batch_gathering.put_back(connection, claim, _PAUSED_SECONDS)
             return None
         return choice
 
@@ -150,7 +150,7 @@ class Round:
             draft = self._drafts[model]
         if draft.id != batch_id:
             with transaction() as connection:
-                batch_members.move(connection, opened.claim, opened.usage_id, draft.id)
+                batch_gathering.move(connection, opened.claim, opened.usage_id, draft.id)
         draft.add(opened.usage_id, parameters)
 
     def _first_call(self, choice: Choice) -> FirstCall:

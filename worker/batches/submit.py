@@ -12,7 +12,8 @@ from collections.abc import Callable
 import structlog
 
 from worker.batches.draft import Draft
-from worker.claude.batches import BatchClient, NotCreated, RemoteBatch
+from worker.claude.batch_wire import RemoteBatch
+from worker.claude.batches import BatchClient, NotCreated
 from worker.claude.failures import CallFailed
 from worker.engine.alerts import announce
 from worker.engine.finding import Finding

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from anthropic._decoders.jsonl import JSONLDecoder
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, ValidationError
 
+from worker.claude.batch_wire import RemoteBatch, Wire
 from worker.claude.clients import CallClient, ClientStack
 from worker.claude.failures import CallFailed, aborted, classify
-from worker.claude.incoming import ErrorEvent
 from worker.claude.inflight import CallControl, Watchdog
-from worker.claude.reply import Count, MalformedReply, Name
+from worker.claude.reply import MalformedReply
 
 _PATH = "/v1/messages/batches"
 #: Seconds that a small request may take, by the wall clock.
@@ -38,82 +36,10 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class Counts(_Wire):
-    """How many requests of a batch have ended how; all of them only once the batch has ended."""
-
-    processing: Count = 0
-    succeeded: Count = 0
-    errored: Count = 0
-    canceled: Count = 0
-    expired: Count = 0
-
-    def total(self) -> int:
-        """All requests of the batch."""
-        return self.processing + self.ended()
-
-    def ended(self) -> int:
-        """Those that are not processed any more."""
-        return self.succeeded + self.errored + self.canceled + self.expired
-
-
-class RemoteBatch(_Wire):
-    """A batch as the API shows it. Its results are gone once it is archived."""
-
-    id: Name
-    processing_status: Literal["in_progress", "canceling", "ended"]
-    request_counts: Counts
-    created_at: AwareDatetime
-    expires_at: AwareDatetime
-    ended_at: AwareDatetime | None = None
-    archived_at: AwareDatetime | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        return self.processing_status == "ended"
-
-
-class _Page(_Wire):
+class _Page(Wire):
     data: list[RemoteBatch]
     has_more: bool = False
     last_id: str | None = None
-
-
-class _Error(_Wire):
-    type: Name = "api_error"
-    message: str = ""
-
-
-class _ErrorResponse(_Wire):
-    error: _Error
-    request_id: Name | None = None
-
-
-class _Result(_Wire):
-    type: Literal["succeeded", "errored", "canceled", "expired"]
-    message: dict[str, Any] | None = None
-    error: _ErrorResponse | None = None
-
-
-class _Line(_Wire):
-    custom_id: str
-    result: _Result
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What became of one request: `message` is the body of its reply, `failed` why there is none.
-
-    `failed` is None as well for a request that was canceled or has expired.
-    """
-
-    custom_id: str
-    kind: Literal["succeeded", "errored", "canceled", "expired"]
-    message: bytes | None = None
-    failed: CallFailed | None = None
 
 
 class NotCreated(Exception):
@@ -201,7 +127,8 @@ class BatchClient:
         """
         try:
             with self._clients.checkout() as client:
-                # By the documented path, not by `results_url`: that one leads past a gateway.
+                # By the documented path, not by `results_url` as the SDK's `results` has it: that
+                # one leads past a gateway that ANTHROPIC_BASE_URL may name.
                 decoder = client.sdk.get(
                     f"{_PATH}/{batch_id}/results",
                     cast_to=JSONLDecoder[Any],
@@ -238,30 +165,6 @@ class BatchClient:
             if creating and control.reason is None and _never_landed(error, failed):
                 raise NotCreated(failed) from None
             raise failed from None
-
-
-def parse_line(line: bytes) -> BatchResult:
-    """The result that a line of a batch's results holds.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    parsed = _Line.model_validate(from_json(line))
-    result = parsed.result
-    match result.type:
-        case "succeeded":
-            if result.message is None:
-                raise ValueError("succeeded, without a message")
-            return BatchResult(parsed.custom_id, "succeeded", to_json(result.message))
-        case "errored":
-            return BatchResult(parsed.custom_id, "errored", failed=_failed(result.error))
-        case kind:
-            return BatchResult(parsed.custom_id, kind)
-
-
-def request_line(custom_id: str, parameters: dict[str, Any]) -> bytes:
-    """A request as `BatchClient.create` takes it; `parameters` are those of `messages.create`."""
-    return to_json({"custom_id": custom_id, "params": parameters})
 
 
 _HEAD, _TAIL = b'{"requests":[', b"]}"
@@ -302,17 +205,6 @@ def _lines(response: httpx2.Response) -> Iterator[bytes]:
                 raise MalformedReply("a line without an end", response.headers.get("request-id"))
     if started:
         yield b"".join(started)
-
-
-def _failed(response: _ErrorResponse | None) -> CallFailed:
-    """What the error of a request is, as it would be had it come in a stream."""
-    if response is None:
-        response = _ErrorResponse(error=_Error(message="the batch gives no reason"))
-    headers = {} if response.request_id is None else {"request-id": response.request_id}
-    event = ErrorEvent(response.error.type, response.error.message, headers)
-    failed = classify(event)
-    failure = replace(failed.failure, summary=f"{response.error.type} in a batch", status=None)
-    return CallFailed(failed.outcome, failure, failed.facts)
 
 
 def _never_landed(error: Exception, failed: CallFailed) -> bool:

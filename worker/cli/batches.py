@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping
 from worker.cli.operate import parse_age
 from worker.cli.output import as_json, check_database, err, money, out, table, when
 from worker.errors import InvalidInput, JobNotFound
-from worker.storage import batches as storage
+from worker.storage import batch_listing as storage
 from worker.storage.engine import transaction
 
 batches = typer.Typer(help="Message Batches: list them, show one, cancel one.")

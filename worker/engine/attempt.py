@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 _PAUSED_SECONDS = 1.0
 #: One whose released prompt version does not run here: perhaps another worker is newer.
 _UNFIT_SECONDS = 5.0
+_DEADLINE_PASSED = Failure("deadline_passed", "its deadline had passed before it was run")
 
 
 class Attempts:
@@ -105,6 +106,8 @@ class Attempts:
         with self._holdings.holding(opened.claim, control), self._watchdog.watching(control):
             if self._holdings.ending.is_set():
                 control.abort("shutdown")
+            if opened.claim.seconds_left <= 0:
+                return self._settler.unrunnable(opened, _DEADLINE_PASSED)
             try:
                 prepared = self._preparer.prepare(opened.claim, opened.choice)
             except Unrunnable as error:

@@ -54,6 +54,7 @@ def try_lock(connection: Connection) -> bool:
     return bool(connection.execute(_TRY_LOCK, {"key": _INSPECTION_LOCK}).scalar_one())
 
 
+# A call of a batch costs half, whatever its prompt says: it is compared at the price of the others.
 # SKIP LOCKED: a row that is being repriced or pruned is looked at next time, nobody waits.
 _TAKE = text("""
 WITH ended AS (
@@ -66,7 +67,8 @@ WITH ended AS (
 UPDATE usage SET inspected = true
 FROM ended WHERE usage.id = ended.id
 RETURNING usage.id, job_id, task, model, prompt, prompt_version, prompt_sha256, variant, user_id,
-          attempt, call, outcome, complete, output_tokens, cost_usd,
+          attempt, call, outcome, complete, output_tokens,
+          CASE source WHEN 'batch' THEN cost_usd * 2 ELSE cost_usd END AS cost_usd,
           cache_write_5m_tokens + cache_write_1h_tokens > 0 AS writes_cache,
           complete AND cost_usd IS NULL AS unpriced
 """)

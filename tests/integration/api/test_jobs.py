@@ -42,6 +42,7 @@ def test_a_job_is_accepted_and_can_be_read(gateway: Gateway, client: httpx2.Clie
             "priority": 7,
             "lane": "batch",
             "run_at": "2031-01-01T00:00:00+01:00",
+            "deadline": "2031-01-09T00:00:00+01:00",
             "prompt_version": "1.0",
             "model": "claude-x",
             "max_attempts": 2,
@@ -66,6 +67,16 @@ def test_a_job_is_accepted_and_can_be_read(gateway: Gateway, client: httpx2.Clie
     )
     assert (row["cache"], row["waits_for"]) == (False, None)
     assert row["run_at"].isoformat() == "2030-12-31T23:00:00+00:00"
+    assert row["deadline_at"].isoformat() == "2031-01-08T23:00:00+00:00"
+
+
+def test_a_deadline_that_is_far_enough_away_chooses_the_batch_lane(
+    gateway: Gateway, client: httpx2.Client
+) -> None:
+    for deadline, lane in (("2031-01-01T00:00:00Z", "batch"), (None, "interactive")):
+        job = client.post("/v1/jobs", json=BODY | {"deadline": deadline}).json()
+        (row,) = gateway.query("SELECT lane FROM jobs WHERE id = :id", id=job["id"])
+        assert row["lane"] == lane
 
 
 def test_a_job_says_which_budget_holds_it(gateway: Gateway, client: httpx2.Client) -> None:
@@ -121,6 +132,8 @@ def test_a_tasks_own_route_takes_the_same_without_its_name(client: httpx2.Client
         (BODY | {"run_at": "9999-12-31T23:59:59-23:59"}, "run_at"),
         (BODY | {"run_at": "0001-01-01T00:00:00+23:59"}, "run_at"),
         (BODY | {"run_at": 1893456000}, "run_at"),
+        (BODY | {"deadline": "2030-01-01T00:00:00"}, "deadline"),
+        (BODY | {"deadline": "2020-01-01T00:00:00Z"}, None),
         (BODY | {"prompt_version": "9.9"}, "prompt_version"),
         (BODY | {"prompt_version": "1.0@nonsense"}, "prompt_version"),
         (BODY | {"prompt_version": "1.0@" + "0" * 12}, "prompt_version"),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -58,7 +58,13 @@ def test_a_job_is_enqueued_waited_for_and_read(gateway: Gateway, client: Any) ->
     at = datetime(2031, 1, 1, tzinfo=UTC)
     ticket = Ticket.model_validate(TICKET)
     job = client.enqueue(
-        "classify_ticket", ticket, output=Category, user_id="ü 1", priority=7, run_at=at
+        "classify_ticket",
+        ticket,
+        output=Category,
+        user_id="ü 1",
+        priority=7,
+        run_at=at,
+        deadline=at + timedelta(days=1),
     )
     assert (job.state, job.user_id, job.priority, job.ended) == ("queued", "ü 1", 7, False)
     with pytest.raises(JobNotEnded, match=r"is queued after 0\.1 s"):

@@ -151,6 +151,15 @@ def test_what_is_not_json_is_refused(value: object) -> None:
         ({"run_at": "2030-01-01"}, "run_at is a str: a datetime is expected"),
         ({"run_at": datetime.min.replace(tzinfo=zone(20))}, "is not between the years 1 and 9999"),
         ({"run_at": datetime.max.replace(tzinfo=zone(-20))}, "is not between the years 1 and 9999"),
+        ({"deadline": datetime(2090, 1, 1)}, "deadline has no time zone"),
+        ({"deadline": datetime(2020, 1, 1, tzinfo=UTC)}, "deadline 2020-01-01 00:00:00+00:00 has"),
+        (
+            {
+                "run_at": datetime(2090, 1, 2, tzinfo=UTC),
+                "deadline": datetime(2090, 1, 1, tzinfo=UTC),
+            },
+            "deadline 2090-01-01 00:00:00+00:00 is not after run_at 2090-01-02",
+        ),
         ({"user_id": "a\0"}, "user_id: a NUL"),
         ({"idempotency_key": "\udfff"}, "idempotency_key: a lone surrogate"),
         ({"model": "\0"}, "model: a NUL"),
