@@ -329,6 +329,26 @@ def test_an_expired_deadline_fails_what_comes_back(
         job.wait(timeout=60)
 
 
+@pytest.mark.parametrize("lane", ["interactive", "batch"])
+def test_a_job_whose_deadline_has_passed_before_it_is_run_makes_no_call(
+    claude: SimulatedClaude, eventually: Callable[..., None], lane: str
+) -> None:
+    (inserted,) = rows(
+        """
+        INSERT INTO jobs (task, input, lane, deadline_at)
+        VALUES ('summarize_text', '{"text": "x", "max_words": 50, "audience": "all"}', :lane,
+                now() - interval '1 minute') RETURNING id
+        """,
+        lane=lane,
+    )
+    ended = "SELECT * FROM jobs WHERE id = :id AND finished_at IS NOT NULL"
+    eventually(lambda: rows(ended, id=inserted["id"]))
+    (job,) = rows(ended, id=inserted["id"])
+    assert (job["state"], job["error"]["type"]) == ("failed", "deadline_passed")
+    assert not claude.ledger()
+    assert not rows("SELECT id FROM usage WHERE job_id = :id", id=inserted["id"])
+
+
 def test_the_time_in_a_batch_does_not_count_towards_the_tasks_deadline(
     claude: SimulatedClaude,
 ) -> None:

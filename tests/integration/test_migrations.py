@@ -117,6 +117,23 @@ def test_every_migration_goes_up_down_and_up_again(empty: Engine) -> None:
         assert definitions(connection) == seen[-1]
 
 
+def test_whoever_could_enqueue_by_sql_still_can_when_the_function_has_changed(
+    empty: Engine,
+) -> None:
+    role = "enqueuer_of_old"
+    may = text(f"SELECT has_function_privilege('{role}', 'enqueue_job'::regproc, 'EXECUTE')")
+    others = text("SELECT has_function_privilege('pg_monitor', 'enqueue_job'::regproc, 'EXECUTE')")
+    with transaction(empty) as connection:
+        connection.execute(text(f"CREATE ROLE {role}"))
+        migrate(connection, "0012")
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {role}"))
+        for revision in (head(), "0012"):
+            migrate(connection, revision)
+            assert connection.scalar(may)
+            assert not connection.scalar(others)
+        connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+
 def scripts() -> ScriptDirectory:
     return ScriptDirectory(str(PROJECT / "migrations"))
 

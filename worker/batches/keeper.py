@@ -118,13 +118,13 @@ class Keeper:
             if young:  # a 404 right after a batch was created has been seen
                 self._later(batch, token, poll_pause(self._settings, batch.age))
             else:
-                self._give_up(batch, token, "Anthropic does not have it any more", made=True)
+                self._give_up(batch, token, "Anthropic does not have it any more", gone=True)
             return
         if not remote.has_ended:
             self._wait(batch, token, remote)
             return
         if remote.archived_at is not None:
-            self._give_up(batch, token, "its results are gone", made=True)
+            self._give_up(batch, token, "its results are gone", gone=True)
             return
         counts = remote.request_counts.model_dump(exclude={"processing"})
         with transaction() as connection:
@@ -148,7 +148,7 @@ class Keeper:
         except CallFailed as failed:
             if failed.failure.status != 404 or batch.failures < _MOST_BREAKS:
                 raise
-            self._give_up(batch, token, "its results are gone", made=True)
+            self._give_up(batch, token, "its results are gone", gone=True)
             return
         if read is None:  # stopped, or somebody else's now
             self._later(batch, token, 0.0, failures=batch.failures)
@@ -171,20 +171,23 @@ class Keeper:
             return batch.id in batches.keep(connection, [batch.id], token, self._lease)
 
     def _give_up(
-        self, batch: Kept, token: UUID, why: str, *, made: bool = False, rescued: bool = False
+        self, batch: Kept, token: UUID, why: str, *, gone: bool = False, rescued: bool = False
     ) -> None:
-        """Fail a batch as a whole; its jobs go back, those that may have been paid for as well."""
+        """Fail a batch as a whole; its jobs go back.
+
+        `gone`: it did exist and may have been billed, so they do not go into another one.
+        """
         with transaction() as connection:
             if not batches.mark_failed(connection, batch.id, token, why):
                 return
             released = batch_members.release(
                 connection,
                 batch.id,
-                lane="interactive" if made else "batch",
-                made=made,
+                lane="interactive" if gone else "batch",
+                made=batch.sent_at is not None,
                 rescued=rescued,
             )
-            raised = [_failed(batch, why).put(connection)] if made else []
+            raised = [_failed(batch, why).put(connection)] if gone else []
         announce(raised)
         log.warning("batch given up: its jobs go back", reason=why, jobs=released)
 

@@ -51,7 +51,7 @@ class Reconciler:
         """
         candidates = self._candidates(batch)
         for remote in candidates:
-            if remote.has_ended and remote.archived_at is None:
+            if remote.has_ended:
                 if self._is_of(remote, batch):
                     return Verdict("found", remote)
                 self._remember(remote.id)
@@ -68,6 +68,7 @@ class Reconciler:
             remote
             for remote in self._client.created_since(batch.sent_at - _SKEW)
             if remote.created_at <= latest
+            and remote.archived_at is None
             and remote.request_counts.total() == batch.requests
             and remote.id not in self._foreign
         ]

@@ -129,8 +129,9 @@ def release(
 ) -> int:
     """Put all jobs of a batch back that still wait for it; returns how many.
 
-    It costs them no attempt. `made`: their calls may have been made, so their usage rows stay, as
-    `lost`; otherwise they are withdrawn. `rescued`: their worker died, which is counted.
+    It costs them no attempt. `made`: their calls may have been made – as far as anybody can know –
+    so their usage rows stay, as `lost`; otherwise they are withdrawn. `rescued`: their worker died,
+    which is counted.
     """
     values = {
         "worker": worker_of(batch_id),
