@@ -37,19 +37,19 @@ class Waiting:
 
 _WAITING = text("""
 WITH RECURSIVE kinds AS (
-    (SELECT task, coalesce(model, '') AS model FROM jobs WHERE state = 'queued' AND lane = 'batch'
+    (SELECT task, coalesce(model, '') AS model FROM jobs WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
      ORDER BY task, coalesce(model, '') LIMIT 1)
     UNION ALL
     SELECT later.* FROM kinds CROSS JOIN LATERAL (
         SELECT task, coalesce(model, '') FROM jobs
-        WHERE state = 'queued' AND lane = 'batch'
+        WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
           AND (task, coalesce(model, '')) > (kinds.task, kinds.model)
         ORDER BY task, coalesce(model, '') LIMIT 1) AS later
 )
 SELECT task, model, due.jobs, due.oldest FROM kinds CROSS JOIN LATERAL (
     SELECT count(*) AS jobs, extract(epoch FROM now() - min(run_at))::float AS oldest FROM (
         SELECT run_at FROM jobs
-        WHERE state = 'queued' AND lane = 'batch' AND task = kinds.task
+        WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL AND task = kinds.task
           AND coalesce(model, '') = kinds.model AND run_at <= now()
         ORDER BY run_at LIMIT :most) AS first
 ) AS due
@@ -70,7 +70,7 @@ WITH due AS (
       AS wanted (task, model, seconds)
     CROSS JOIN LATERAL (
         SELECT id FROM jobs
-        WHERE state = 'queued' AND lane = 'batch' AND task = wanted.task
+        WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL AND task = wanted.task
           AND coalesce(model, '') = wanted.model AND run_at <= now() AND rescues < :suspect
         ORDER BY run_at LIMIT :limit
         FOR UPDATE SKIP LOCKED) AS first
@@ -175,7 +175,7 @@ _UNSAFE = text("""
 UPDATE jobs SET lane = 'interactive'
 FROM (
     SELECT id FROM jobs
-    WHERE state = 'queued' AND lane = 'batch'
+    WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
       AND (rescues >= :suspect OR deadline_at < now() + make_interval(secs => :seconds))
     LIMIT :limit FOR UPDATE SKIP LOCKED
 ) AS unsafe

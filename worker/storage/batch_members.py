@@ -26,7 +26,8 @@ jobs.attempt, jobs.max_attempts, extract(epoch FROM jobs.deadline_at - now())::f
  FROM usage WHERE usage.job_id = jobs.id),
 (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE usage.job_id = jobs.id),
 ARRAY(SELECT scope || ':' || name FROM pauses),
-(SELECT coalesce(max(id), 0) FROM prompt_releases), jobs.service"""
+(SELECT coalesce(max(id), 0) FROM prompt_releases), jobs.service,
+(SELECT coalesce(max(id), 0) FROM budgets), jobs.cache"""
 
 
 @dataclass(frozen=True, slots=True)
