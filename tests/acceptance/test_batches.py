@@ -372,6 +372,25 @@ def test_results_that_are_gone_after_29_days_send_the_jobs_back(
     assert any("its results are gone" in alert["message"] for alert in alerts)
 
 
+def test_a_reply_that_no_worker_can_judge_fails_its_job_and_is_on_the_books(
+    claude: SimulatedClaude, eventually: Callable[..., None]
+) -> None:
+    claude.configure(batch_seconds=HOUR)
+    lost, kept = summaries(2)
+    eventually(lambda: rows("SELECT id FROM batches WHERE state = 'submitted'"))
+    rows(
+        "UPDATE usage SET prompt_version = '9.9' WHERE job_id = :id RETURNING id",
+        id=lost.id,
+    )
+    claude.advance_batches(HOUR)
+    kept.wait(timeout=60)
+    with pytest.raises(JobFailed, match="unknown_prompt_version"):
+        lost.wait(timeout=60)
+    assert sum(call["cost_usd"] for call in usage([lost, kept])) == sum(
+        entry.cost_usd for entry in claude.ledger()
+    )
+
+
 def test_a_pause_holds_the_lane_and_what_is_submitted_comes_home(
     claude: SimulatedClaude, eventually: Callable[..., None]
 ) -> None:

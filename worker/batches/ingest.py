@@ -13,7 +13,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from worker.batches.draft import usage_of
 from worker.batches.followups import FollowUps
@@ -58,10 +58,14 @@ _LEFT_UNDONE = {
 
 
 class Read(NamedTuple):
-    """How many lines the results had, and how many of them nobody could read."""
+    """How many lines the results had, how many of them nobody could read, and how many were left.
+
+    `left`: this code does not know their task or prompt version; another worker may.
+    """
 
     lines: int
     broken: int
+    left: int
 
 
 class Ingester:
@@ -86,15 +90,22 @@ class Ingester:
         self._client = client
         self._follow_ups = follow_ups
         self._ended = ended
+        #: Members settled so far: whether there is any progress.
+        self.settled = 0
+        self._left = 0
+        self._patient = True
 
-    def ingest(self, batch: Kept, go_on: Callable[[], bool]) -> Read | None:
+    def ingest(self, batch: Kept, go_on: Callable[[], bool], *, patient: bool) -> Read | None:
         """Settle all results; None if `go_on`, which is asked now and then, said no.
+
+        While `patient`, what this code cannot settle is left open, for a worker that can.
 
         Raises:
             CallFailed: they could not be read, or not to their end.
         """
         assert batch.anthropic_id is not None  # noqa: S101 – it has ended
-        lines = broken = 0
+        lines = broken = self._left = 0
+        self._patient = patient
         with self._client.results(batch.anthropic_id) as incoming:
             while chunk := list(islice(incoming, _CHUNK)):
                 if not go_on():
@@ -103,7 +114,7 @@ class Ingester:
                 lines += len(chunk)
                 broken += len(chunk) - len(results)
                 self._settle(batch, results)
-        return Read(lines, broken)
+        return Read(lines, broken, self._left)
 
     def settle_missing(self, batch: Kept) -> int:
         """Give back the members of which the results say nothing; returns how many those are."""
@@ -125,7 +136,12 @@ class Ingester:
             claim = member.claim
             bound = {} if claim is None else {"job": str(claim.id), "task": claim.task}
             with structlog.contextvars.bound_contextvars(batch=str(batch.id), **bound):
-                ended = self._settle_one(member, results[member.usage_id])
+                try:
+                    ended = self._settle_one(member, results[member.usage_id])
+                except (DataError, IntegrityError):
+                    log.exception("Postgres refuses what became of a member: it is left open")
+                    continue
+            self.settled += 1
             if claim is not None and ended is not None and ended.state in TERMINAL_STATES:
                 self._ended(claim.id)
 
@@ -154,9 +170,11 @@ class Ingester:
         try:
             opened = self._opened(member)
         except Unrunnable as error:
-            return self._returner.fail(
-                member, record_of(reply, "invalid_output", batch=True), error.failure
-            )
+            if self._patient:
+                self._left += 1
+                return None
+            record = record_of(reply, "invalid_output", batch=True)
+            return self._returner.fail(member, record, error.failure)
         try:
             return self._judge(member, opened, reply)
         except (SQLAlchemyError, StorageUnavailable):

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 #: After looks in vain: the API is away, or has no room.
 _BACKOFF = Backoff(base=5.0, cap=600.0)
-#: Results that end too early so often are taken for all there is.
+#: Results that are incomplete so often are taken for all there is.
 _MOST_BREAKS = 5
 
 
@@ -143,19 +143,28 @@ class Keeper:
         self._later(batch, token, poll_pause(self._settings, batch.age), late=batch.overdue)
 
     def _ingest(self, batch: Kept, token: UUID) -> None:
+        before, patient = self._ingester.settled, batch.failures < _MOST_BREAKS
         try:
-            read = self._ingester.ingest(batch, lambda: self._goes_on(batch, token))
+            read = self._ingester.ingest(
+                batch, lambda: self._goes_on(batch, token), patient=patient
+            )
         except CallFailed as failed:
-            if failed.failure.status != 404 or batch.failures < _MOST_BREAKS:
+            if self._ingester.settled > before:  # it broke off, and there is less to read next time
+                self._later(batch, token, _pause(1))
+                return
+            if failed.failure.status != 404 or patient:
                 raise
             self._give_up(batch, token, "its results are gone", gone=True)
             return
         if read is None:  # stopped, or somebody else's now
             self._later(batch, token, 0.0, failures=batch.failures)
             return
-        if read.lines - read.broken < batch.requests and batch.failures < _MOST_BREAKS:
-            log.warning("the results of a batch are not complete", **read._asdict())
-            self._later(batch, token, _pause(batch.failures + 1), failures=batch.failures + 1)
+        if patient and (read.left or read.lines - read.broken < batch.requests):
+            log.warning("not all results of a batch could be settled", **read._asdict())
+            # What one worker does not know, another one may: they get their chance soon.
+            left = read.left > 0
+            pause = self._settings.batch_poll_seconds if left else _pause(batch.failures + 1)
+            self._later(batch, token, pause, failures=batch.failures + 1)
             return
         if missing := self._ingester.settle_missing(batch):
             log.error("a batch has no results for some of its jobs", jobs=missing)

@@ -94,7 +94,8 @@ def cancel(name: Id) -> None:
         row = _find(storage.find(connection, _parsed(name), name), name)
         asked = storage.request_cancel(connection, row["id"])
     if not asked:
-        raise InvalidInput(f"batch {row['id']} is {row['state']}: there is nothing to cancel")
+        state = "not sent yet" if row["state"] == "intent" else row["state"]
+        raise InvalidInput(f"batch {row['id']} is {state}: there is nothing to cancel")
     err.print(f"{row['id']} will be cancelled; what it has done by then counts")
 
 

@@ -52,11 +52,11 @@ def outcomes(connection: Connection, batch_id: UUID) -> Sequence[RowMapping]:
 
 _CANCEL = text("""
 UPDATE batches SET cancel_requested = true, look_at = least(look_at, now())
-WHERE id = :id AND state IN ('intent', 'submitted')
+WHERE id = :id AND sent_at IS NOT NULL AND state IN ('intent', 'submitted')
 RETURNING id
 """)
 
 
 def request_cancel(connection: Connection, batch_id: UUID) -> bool:
-    """Ask for a batch to be cancelled; False if it has ended."""
+    """Ask for a batch to be cancelled; False if it has ended, or was not sent yet."""
     return connection.execute(_CANCEL, {"id": batch_id}).first() is not None

@@ -79,7 +79,6 @@ UPDATE batches
 SET sent_at = now(), requests = :requests, bytes = :bytes,
     look_at = now() + make_interval(secs => :lease_seconds)
 WHERE id = :id AND keeper = :keeper AND state = 'intent' AND sent_at IS NULL
-  AND NOT cancel_requested
 RETURNING id
 """)
 
