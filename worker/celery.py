@@ -195,7 +195,7 @@ def _build_engine(worker: Any) -> Engine:
         ReleaseWatcher(settings, registry.prompts),
         announcer,
         followers,
-        SpendingLoop(spending, models),
+        SpendingLoop(spending, models, lambda: holdings.processes),
         _batches,
         worker=worker_name,
         slots=worker.concurrency,

@@ -6,6 +6,8 @@ and the rows of `budget_reservations` cannot part, whoever dies when; and what w
 counted anew from `usage` at any time. The functions run one after the other over the whole fleet:
 workers ask for many calls at once, and not at all while no budget could concern a call.
 
+The functions have their caller's rights: whoever may not write the tables changes nothing by them.
+
 `usage.assumed_cost_usd` is what a budget counts for a call that may have been billed and of which
 no reply came. It has no default: Postgres does not rewrite the table.
 """
@@ -56,6 +58,8 @@ CREATE TABLE budget_windows (
     CONSTRAINT budget_windows_pkey PRIMARY KEY (budget_id, starts_at, subject)
 ) WITH (fillfactor = 50);
 CREATE INDEX budget_windows_by_end ON budget_windows (ends_at);
+CREATE INDEX budget_windows_short ON budget_windows (budget_id, starts_at)
+    WHERE needed_usd IS NOT NULL;
 
 CREATE TABLE budget_reservations (
     usage_id    bigint NOT NULL,
@@ -108,7 +112,7 @@ SELECT b.id, b.scope, b.name, b.period, b.lane, b.hard, b.amount_usd, b.alert_at
        b.hard AND (w.subject IS NOT NULL OR b.name <> '*') AND (
            coalesce(w.spent_usd + w.reserved_usd, 0) >= b.amount_usd
            OR w.spent_usd + w.reserved_usd + w.needed_usd > b.amount_usd IS TRUE) AS held,
-       w.alerted, w.exhausted_at, b.created_at, b.changed_at, b.changed_by
+       w.needed_usd, w.alerted, w.exhausted_at, b.created_at, b.changed_at, b.changed_by
 FROM budgets AS b
 CROSS JOIN LATERAL (
     SELECT date_trunc(b.period, now(), 'UTC') AS starts_at,
@@ -116,6 +120,28 @@ CROSS JOIN LATERAL (
                AT TIME ZONE 'UTC' AS ends_at
 ) AS span
 LEFT JOIN budget_windows AS w ON w.budget_id = b.id AND w.starts_at = span.starts_at;
+"""
+
+# The same for one job, which is looked up by key however many users have a window. A job that is
+# not to run before the window ends is not held.
+HOLDING = """
+CREATE FUNCTION budgets_holding(task text, user_id text, model text, run_at timestamptz)
+RETURNS TABLE (id bigint, label text, amount_usd numeric, spent_usd numeric, reserved_usd numeric,
+               ends_at timestamptz)
+LANGUAGE sql STABLE
+AS $function$
+    SELECT b.id,
+           CASE b.scope WHEN 'all' THEN 'all' ELSE b.scope || ':' || of_job.subject END
+               || ' per ' || b.period || coalesce(' (' || b.lane || ')', ''),
+           b.amount_usd, coalesce(w.spent_usd, 0), coalesce(w.reserved_usd, 0), of_job.ends_at
+    FROM budgets_of($1, $2, $3, 'interactive') AS of_job
+    JOIN budgets AS b ON b.id = of_job.id
+    LEFT JOIN budget_windows AS w
+      ON (w.budget_id, w.starts_at, w.subject) = (b.id, of_job.starts_at, of_job.subject)
+    WHERE b.hard AND $4 < of_job.ends_at
+      AND (coalesce(w.spent_usd + w.reserved_usd, 0) >= b.amount_usd
+           OR w.spent_usd + w.reserved_usd + w.needed_usd > b.amount_usd)
+$function$;
 """
 
 # Of a call that ended without a reply nobody knows what it cost. Where it may have been billed it
@@ -335,12 +361,8 @@ AS $function$
 $function$;
 """
 
-PRIVILEGES = """
-REVOKE ALL ON FUNCTION budgets_of, book_spending, reserve_spending, count_spending FROM PUBLIC;
-"""
-
 DOWNGRADE = """
-DROP FUNCTION count_spending, reserve_spending, book_spending;
+DROP FUNCTION count_spending, reserve_spending, book_spending, budgets_holding;
 DROP VIEW budget_status;
 DROP FUNCTION budgets_of;
 DROP TABLE budget_reservations, budget_windows, budgets;
@@ -349,7 +371,7 @@ ALTER TABLE usage DROP COLUMN assumed_cost_usd;
 
 
 def upgrade() -> None:
-    for statements in (TABLES, MATCHING, STATUS, BOOK, RESERVE, COUNT, PRIVILEGES):
+    for statements in (TABLES, MATCHING, STATUS, HOLDING, BOOK, RESERVE, COUNT):
         op.execute(statements)
 
 

@@ -339,6 +339,7 @@ def test_what_the_relay_is_told(engine: Engine) -> None:
         ("all", False, 0.75, 0.25)
     ]
     put(engine, Which("user", "alice", "day"), "0.1")
+    assert reserve(engine, purchase(call(engine, user_id="alice"), user_id="alice"))
     with transaction(engine) as connection:
         seen = dispatch.survey(connection)
     assert {(each.scope, each.subject) for each in seen.budgets if each.held} == {("user", "alice")}

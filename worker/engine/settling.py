@@ -25,7 +25,7 @@ from worker.engine.patience import persistently
 from worker.engine.policy import Budget, decide
 from worker.engine.records import record_of
 from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, Snooze
-from worker.storage import control, settle
+from worker.storage import budgets, control, settle
 from worker.storage.claim import Claim
 from worker.storage.engine import autocommit, transaction
 from worker.storage.settle import CallRecord
@@ -33,6 +33,9 @@ from worker.storage.settle import CallRecord
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+#: The deadline of a job that waits for money comes no nearer than so many seconds.
+DEADLINE_AHEAD = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class Settler:
             )
             if ours:
                 settle.withdraw_call(connection, opened.usage_id)
+            if ours and held:
+                budgets.spare_deadline(connection, claim.id, ahead=DEADLINE_AHEAD)
             return ours
 
         if not self._write_all(requeue):

@@ -166,8 +166,10 @@ class Spending:
         """Reserve for requests of a Message Batch, at half price, in `connection`'s transaction.
 
         They are tried in their order. What is returned, by usage row, may not be sent, each for its
-        reason; the rest fits. Nobody else reserves until the transaction ends: it is to be short.
+        reason; the rest fits. Nobody else reserves until the transaction ends, so it is to be
+        short: a thousand requests at a time, not a hundred thousand.
         """
+        self.keep_up(connection)
         wanted = [
             Purchase(
                 each.usage_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 
 from sqlalchemy import RowMapping
@@ -16,29 +16,35 @@ from sqlalchemy import RowMapping
 from worker.engine.alerts import announce
 from worker.engine.finding import Finding
 from worker.engine.loops import Loop
+from worker.engine.settling import DEADLINE_AHEAD
 from worker.engine.spending import Spending
 from worker.storage import budgets, spending
 from worker.storage.engine import autocommit, transaction
 from worker.storage.spending import dollars
 
 _INTERVAL = 1.0
-#: Between two looks at all reservations: for calls of workers that died, or could not book.
-_SWEEP_SECONDS = 5.0
+#: Between two looks of the whole fleet at all reservations – of workers that died, or could not
+#: book – and at what people should be told.
+_SWEEP_SECONDS = 3.0
 _TIDY_SECONDS = 300.0
-#: A held job's deadline is moved when it comes nearer than this; much longer than the above.
-_DEADLINE_AHEAD = 3600.0
 _KEEP_WINDOWS_DAYS = 400
 
 
 class SpendingLoop(Loop):
-    """Keeps `spending_` up to date, and the budgets' sums; `models` is each task's model."""
+    """Keeps `spending_` up to date, and the budgets' sums.
+
+    `models` is each task's model, `processes` how many run this loop.
+    """
 
     name = "spending"
 
-    def __init__(self, spending_: Spending, models: Mapping[str, str]) -> None:
+    def __init__(
+        self, spending_: Spending, models: Mapping[str, str], processes: Callable[[], int]
+    ) -> None:
         super().__init__()
         self._spending = spending_
         self._models = models
+        self._processes = processes
         self._sweep_at = 0.0
         self._tidy_at = 0.0
 
@@ -49,18 +55,19 @@ class SpendingLoop(Loop):
         self._spending.book()
         now = time.monotonic()
         if now >= self._sweep_at:
-            self._sweep_at = now + _SWEEP_SECONDS
-            with autocommit() as connection:
-                spending.book(connection)
-        with transaction() as connection:
-            spending.count_once_more(connection)
-        self._tell()
+            share = _SWEEP_SECONDS * self._processes()
+            self._sweep_at = now + share * random.uniform(0.5, 1.5)  # noqa: S311 – spreads them
+            self._sweep()
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_SECONDS
             self._tidy()
         return _INTERVAL * random.uniform(0.7, 1.3)  # noqa: S311 – spreads the workers
 
-    def _tell(self) -> None:
+    def _sweep(self) -> None:
+        with autocommit() as connection:
+            spending.book(connection)
+        with transaction() as connection:
+            spending.count_once_more(connection)
         with transaction() as connection:
             crossed = budgets.crossed(connection)
             findings = sorted(map(finding, crossed), key=lambda each: (each.kind, each.subject))
@@ -69,7 +76,7 @@ class SpendingLoop(Loop):
 
     def _tidy(self) -> None:
         with transaction() as connection:
-            budgets.keep_deadlines(connection, self._models, ahead=_DEADLINE_AHEAD)
+            budgets.keep_deadlines(connection, self._models, ahead=DEADLINE_AHEAD)
         with transaction() as connection:
             spending.prune(connection, older_than=_KEEP_WINDOWS_DAYS * 86400.0)
 

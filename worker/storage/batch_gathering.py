@@ -37,7 +37,8 @@ class Waiting:
 
 _WAITING = text("""
 WITH RECURSIVE kinds AS (
-    (SELECT task, coalesce(model, '') AS model FROM jobs WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
+    (SELECT task, coalesce(model, '') AS model FROM jobs
+     WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
      ORDER BY task, coalesce(model, '') LIMIT 1)
     UNION ALL
     SELECT later.* FROM kinds CROSS JOIN LATERAL (

@@ -170,20 +170,17 @@ def crossed(connection: Connection) -> Sequence[RowMapping]:
     return connection.execute(_CROSSED).mappings().all()
 
 
-#: Which budgets hold a queued job, as a condition on `budget_status`: no more if it is not to run
-#: before their windows end. `:models` has the model of each task's jobs, as JSON.
-HOLDS = r"""budget_status.held AND budget_status.lane IS DISTINCT FROM 'batch'
-    AND {job}.run_at < budget_status.ends_at
-    AND budget_status.subject = CASE budget_status.scope
-        WHEN 'all' THEN '' WHEN 'task' THEN {job}.task WHEN 'user' THEN {job}.user_id
-        ELSE regexp_replace(coalesce({job}.model, cast(:models AS jsonb) ->> {job}.task),
-                            '-\d{{8}}$', '') END"""
+#: The budgets that hold a queued job, as a table; `:models` has the model of each task's jobs, as
+#: JSON.
+HOLDING = """budgets_holding(
+    {job}.task, {job}.user_id, coalesce({job}.model, cast(:models AS jsonb) ->> {job}.task),
+    {job}.run_at)"""
 
 _HOLDING = text(f"""
-SELECT label, amount_usd, spent_usd, reserved_usd, budget_status.ends_at
-FROM jobs JOIN budget_status ON {HOLDS.format(job="jobs")}
+SELECT held.label, held.amount_usd, held.spent_usd, held.reserved_usd, held.ends_at
+FROM jobs CROSS JOIN LATERAL {HOLDING.format(job="jobs")} AS held
 WHERE jobs.id = :id AND jobs.state = 'queued'
-ORDER BY budget_status.ends_at DESC, budget_status.id
+ORDER BY held.ends_at DESC, held.id
 """)  # noqa: S608 – built from the constant above
 
 
@@ -201,11 +198,25 @@ def holding(
 _KEEP_DEADLINES = text(f"""
 UPDATE jobs SET deadline_at = now() + make_interval(secs => :ahead)
 WHERE state = 'queued' AND deadline_at < now() + make_interval(secs => :ahead)
-  AND EXISTS (SELECT FROM budget_status WHERE {HOLDS.format(job="jobs")})
+  AND EXISTS (SELECT FROM {HOLDING.format(job="jobs")})
 """)  # noqa: S608
 
 
 def keep_deadlines(connection: Connection, models: Mapping[str, str], *, ahead: float) -> int:
-    """Let no deadline of a held job come nearer than `ahead` seconds; returns how many moved."""
+    """Let no deadline of a held job come nearer than `ahead` seconds; returns how many moved.
+
+    What a job waits for money is not time that it was tried.
+    """
     values = {"models": json.dumps(dict(models)), "ahead": ahead}
     return connection.execute(_KEEP_DEADLINES, values).rowcount
+
+
+_SPARE_DEADLINE = text("""
+UPDATE jobs SET deadline_at = now() + make_interval(secs => :ahead)
+WHERE id = :id AND deadline_at < now() + make_interval(secs => :ahead)
+""")
+
+
+def spare_deadline(connection: Connection, job_id: UUID, *, ahead: float) -> None:
+    """The same for a job that was put back; whether it is held later does not matter."""
+    connection.execute(_SPARE_DEADLINE, {"id": job_id, "ahead": ahead})

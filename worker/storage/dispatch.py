@@ -74,7 +74,8 @@ class Survey:
 
     `waiting` counts the dispatched jobs by task and model; `live` all that are dispatched or
     running, by task and by user – where it was asked for. `suspect_in_flight`: a job that has used
-    up its rescues is out there. `budgets` has the hard ones; of users' those that hold.
+    up its rescues is out there. `budgets` has the hard ones; of users', of which there may be many,
+    those that have refused a call and hold.
     """
 
     groups: list[Group]
@@ -123,8 +124,11 @@ SELECT (SELECT json_agg(json_build_array(task, model, priority)) FROM queued),
        CASE WHEN :count_users THEN {_LIVE.format(key="user_id")} END,
        (SELECT json_agg(json_build_array(scope, subject, held, left_usd,
                                          (spent_usd + reserved_usd) / nullif(calls, 0)))
-        FROM budget_status
-        WHERE hard AND lane IS DISTINCT FROM 'batch' AND (held OR scope <> 'user'))
+        FROM (SELECT * FROM budget_status WHERE scope <> 'user'
+              UNION ALL
+              SELECT * FROM budget_status
+              WHERE scope = 'user' AND needed_usd IS NOT NULL AND held) AS telling
+        WHERE hard AND lane IS DISTINCT FROM 'batch')
 """)  # noqa: S608 – built from the constant above
 
 

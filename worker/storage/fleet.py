@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, text
 
-from worker.storage.budgets import HOLDS
+from worker.storage.budgets import HOLDING
 
 # Live jobs are counted through their partial indexes; of the finished ones, an hour's worth.
 _COUNTS = text("""
@@ -79,7 +79,7 @@ SELECT
          WHERE scope = 'all'
             OR (scope = 'task' AND name = due.task)
             OR (scope = 'model' AND name = due.model))
-       AND NOT EXISTS (SELECT FROM budget_status WHERE {HOLDS.format(job="due")})) AS oldest_due,
+       AND NOT EXISTS (SELECT FROM {HOLDING.format(job="due")})) AS oldest_due,
     (SELECT extract(epoch FROM now() - max(started_at))::float FROM (
         SELECT max(started_at) AS started_at FROM jobs
         WHERE state = 'running' AND lane = 'interactive'

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 
 from worker.errors import InvalidInput
-from worker.storage.budgets import HOLDS
+from worker.storage.budgets import HOLDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ SELECT jobs.id, jobs.task, jobs.state, jobs.priority, jobs.user_id, jobs.idempot
        coalesce(results.model, jobs.model) AS model, jobs.attempt, jobs.max_attempts, jobs.stream,
        jobs.created_at, jobs.started_at, jobs.finished_at, jobs.error, results.output,
        spent.calls, spent.input_tokens, spent.output_tokens, spent.cost_usd,
-       holding.label AS held_by, holding.ends_at AS held_until
+       held.label AS held_by, held.ends_at AS held_until
 FROM ({chosen}) AS jobs
 LEFT JOIN results ON results.job_id = jobs.id
 CROSS JOIN LATERAL (
@@ -74,13 +74,12 @@ CROSS JOIN LATERAL (
     FROM usage WHERE usage.job_id = jobs.id
 ) AS spent
 LEFT JOIN LATERAL (
-    SELECT label, budget_status.ends_at FROM budget_status
-    WHERE jobs.state = 'queued' AND {holds}
-    ORDER BY budget_status.ends_at DESC, budget_status.id LIMIT 1
-) AS holding ON true
+    SELECT label, ends_at FROM {holding}
+    WHERE jobs.state = 'queued' ORDER BY ends_at DESC, id LIMIT 1
+) AS held ON true
 ORDER BY jobs.created_at DESC, jobs.id DESC
 """
-_HOLDS = HOLDS.format(job="jobs")
+_HOLDING = HOLDING.format(job="jobs")
 
 _ONE = text(
     _JOBS.format(
@@ -88,7 +87,7 @@ _ONE = text(
         SELECT * FROM jobs
         WHERE id = :id AND (cast(:service AS text) IS NULL OR service = :service)
         """,
-        holds=_HOLDS,
+        holding=_HOLDING,
     )
 )
 
@@ -143,7 +142,7 @@ def list_jobs(
         SELECT * FROM jobs WHERE {" AND ".join(wanted) or "true"}
         ORDER BY created_at DESC, id DESC LIMIT :more
     """  # noqa: S608 – the values are parameters
-    statement = text(_JOBS.format(chosen=chosen, holds=_HOLDS))
+    statement = text(_JOBS.format(chosen=chosen, holding=_HOLDING))
     given: dict[str, object] = {"more": limit + 1, "models": models}
     given |= {name: value for name, value in values.items() if value is not None}
     rows = connection.execute(statement, given).mappings().all()

@@ -95,6 +95,12 @@ class BudgetWindowRow(Base):
     # Half of each page is kept free: the sums change with every call, and no index has to follow.
     __table_args__ = (
         Index("budget_windows_by_end", "ends_at"),
+        Index(
+            "budget_windows_short",
+            "budget_id",
+            "starts_at",
+            postgresql_where=text("needed_usd IS NOT NULL"),
+        ),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
