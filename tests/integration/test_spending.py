@@ -13,10 +13,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from tests.integration.steps import TERMS, enqueue, new_job
+from tests.integration.steps import dispatch as dispatch_now
 from worker.storage import budgets, dispatch, spending
 from worker.storage.budgets import Which
 from worker.storage.claim import FirstCall, claim_job, open_call
 from worker.storage.engine import transaction
+from worker.storage.enqueue import insert_jobs
 from worker.storage.spending import Purchase, Refusal
 
 CENT = Decimal("0.01")
@@ -398,6 +400,53 @@ def test_a_batch_is_told_how_many_of_its_requests_fit(engine: Engine) -> None:
         wanted = [purchase(each, "0.02", lane="batch") for each in ids]
         refused = spending.reserve(connection, wanted)
     assert sorted(refused) == ids[5:]
+
+
+def due(engine: Engine, *users: str | None, **job: Any) -> None:
+    with transaction(engine) as connection:
+        insert_jobs(connection, [new_job(user_id=user, **job) for user in users])
+
+
+def sent(engine: Engine) -> list[str | None]:
+    """The users whose jobs a relay sends now; the model of the task `t` is `m`."""
+    with transaction(engine) as connection:
+        return [job.user_id for job in dispatch_now(connection, batch=100).jobs]
+
+
+@pytest.mark.parametrize(
+    ("which", "goes"),
+    [
+        (ALL, 0),
+        (Which("task", "t", "day"), 0),
+        (Which("task", "u", "day"), 3),
+        (Which("task", "*", "day"), 0),
+        (Which("model", "m", "month"), 0),
+        (Which("model", "n", "month"), 3),
+        (Which("all", "", "day", "batch"), 3),
+    ],
+)
+def test_a_relay_sends_nothing_that_is_held(engine: Engine, which: Which, goes: int) -> None:
+    put(engine, which, "0")
+    reserve(engine, purchase(call(engine)))
+    due(engine, None, None, None)
+    assert len(sent(engine)) == goes
+
+
+def test_a_relay_passes_over_users_who_are_held_however_many_their_jobs(engine: Engine) -> None:
+    put(engine, Which("user", "*", "day"), "0.01")
+    for _ in range(2):
+        reserve(engine, purchase(call(engine, user_id="alice"), "0.01", user_id="alice"))
+    due(engine, *["alice"] * 300)
+    due(engine, "bob", None, "carol")
+    assert sorted(map(str, sent(engine))) == ["None", "bob", "carol"]
+
+
+def test_a_relay_sends_about_as_many_as_fit(engine: Engine) -> None:
+    put(engine, amount="1")
+    reserve(engine, purchase(call(engine), "0.10"))
+    due(engine, *[None] * 50)
+    assert len(sent(engine)) == 9
+    assert sent(engine) == []
 
 
 def names_of(connection: Connection, job_id: UUID) -> list[str]:
