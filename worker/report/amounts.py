@@ -28,13 +28,14 @@ def apportion(
     """The amounts rounded so that they add up to `total`, itself a multiple of the unit.
 
     Each is rounded down, and what is missing is given, a unit at a time, to those that lost most
-    [the largest remainder method, Hamilton 1792]. The total may have been rounded otherwise and be
-    a unit less than all of them; then it is taken from those that lost least.
+    [the largest remainder method, Hamilton 1792]. The total may be a
+    difference of two that were rounded, and a unit less than amounts that lost nothing; it is taken
+    from one of them then.
     """
     exact = [Fraction(each) / Fraction(unit) for each in amounts]
     units = [floor(each) for each in exact]
     missing = int(Fraction(total) / Fraction(unit)) - sum(units)
-    order = sorted(range(len(exact)), key=lambda n: units[n] - exact[n], reverse=missing < 0)
+    order = sorted(range(len(exact)), key=lambda n: units[n] - exact[n])
     for n in range(abs(missing) if order else 0):
         units[order[n % len(order)]] += 1 if missing > 0 else -1
     return [each * unit for each in units]

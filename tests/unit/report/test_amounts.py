@@ -57,6 +57,8 @@ def test_what_is_missing_goes_to_those_that_lost_most() -> None:
         Decimal("0.33"),
     ]
     assert apportion([], Decimal(0), CENT) == []
+    # $10.005 is shown as $10.00, and $4.995 as $5.00.
+    assert apportion([Decimal("5.01")], Decimal("5.00"), CENT) == [Decimal("5.00")]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,9 @@ def test_calls_of_a_version_that_began_no_job_are_not_lost() -> None:
 def test_an_unknown_price_list_leaves_one_unexplained_difference() -> None:
     before, now = ({A: {"new-model": week(1000, n)["haiku"]}} for n in (200, 400))
     assert effects(before, now) == {"other": 1.0}
+    # Nor does half of a group's tokens say anything about the group.
+    mixed = [{A: week(1000, 200) | each[A]} for each in (before, now)]
+    assert effects(*mixed) == {"other": 1.0}
 
 
 counts, money = st.integers(0, 10**6), st.decimals(0, 10**4, places=8)
