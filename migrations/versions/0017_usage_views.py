@@ -23,8 +23,12 @@ _DAY = "cast(created_at AT TIME ZONE 'UTC' AS date)"
 
 # Every view counts the same things of the same rows. A first call that was refused for a rate
 # limit, or interrupted, cost its job no attempt and is made again: the job is counted there.
+# Columns are named: a view of `*` would keep every column of the table from being taken away.
 _ROWS = f"""
-    SELECT *, {_DAY} AS day,
+    SELECT job_id, task, prompt, prompt_version, model, user_id, service, source, coalesced,
+           outcome, call, complete, input_tokens, cache_read_tokens, cache_write_5m_tokens,
+           cache_write_1h_tokens, output_tokens, thinking_tokens, cost_usd, full_cost_usd,
+           {_DAY} AS day,
            CASE WHEN cost_usd IS NULL THEN NULL
                 ELSE coalesce(full_cost_usd, cost_usd * CASE source WHEN 'batch' THEN 2 ELSE 1 END)
            END AS full_usd,

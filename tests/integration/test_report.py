@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from sandbox import history
 from tests.integration.command import Run
@@ -25,7 +25,7 @@ from tests.usage_rows import MONDAY_BEFORE, TUESDAY, call, hit, job
 from worker.report.collect import collect
 from worker.report.period import Period
 from worker.report.weekly import WeeklyReview
-from worker.storage.engine import transaction
+from worker.storage.engine import build_engine, transaction
 
 WEEK = ("--weekly", "--week", "2026-W47")
 PERIOD = Period(date(2026, 11, 16))
@@ -204,6 +204,28 @@ def test_a_week_of_hits_only(run: Run, engine: Engine) -> None:
     assert found["now"]["cost_usd"] == "0.00000000"
     assert found["now"]["saved_by_cache_usd"] == "2.00000000"
     assert run("report", *WEEK, "--html", "r.html").code == 0
+
+
+def test_figures_are_of_one_moment(engine: Engine) -> None:
+    """Calls that end while the review is being read are in none of its figures."""
+    other = build_engine(engine.url.render_as_string(hide_password=False))
+    with transaction(engine) as connection:
+        call(connection, 10, cost_usd="1")
+
+    with engine.connect() as connection:
+
+        @event.listens_for(connection, "after_cursor_execute")
+        def meanwhile(*_: Any) -> None:
+            with transaction(other) as writing:
+                call(writing, cost_usd="1", user_id="bob")
+
+        with connection.begin():
+            found = collect(connection, PERIOD)
+    other.dispose()
+
+    assert found.now.cost_usd >= 10
+    for lines in found.lines.values():
+        assert sum(line.now.cost_usd for line in lines) == found.now.cost_usd
 
 
 def test_numbers_that_are_huge(run: Run, engine: Engine, tmp_path: Path) -> None:
