@@ -19,7 +19,7 @@ from worker.storage.figures import ratio
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 #: Columns of a terminal from which on there is room for the course of the weeks.
-_ROOMY = 100
+_ROOMY = 80
 _BAR = 24
 
 

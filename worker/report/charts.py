@@ -1,4 +1,4 @@
-"""The charts of the page, as Vega-Lite specifications drawn to SVG.
+"""The charts of the page, as Vega-Lite specifications.
 
 No text of others gets into them: series are letters, which the legend beside the chart explains.
 Colours are the page's own variables, so that one drawing does for both themes and for paper.
@@ -6,25 +6,19 @@ Colours are the page's own variables, so that one drawing does for both themes a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import vl_convert
-from markupsafe import Markup
 
 from worker.report.amounts import signed
 from worker.report.sentences import KIND_NAMES
 from worker.report.weekly import Day, WeeklyReview
 
-#: Drawn for a phone; wider screens scale them up or set them side by side.
-WIDTH, HEIGHT = 360, 210
 LETTERS = "ABCDEFG"
 #: Series that have a colour; one more is for all others.
 MOST_SERIES = len(LETTERS) - 1
 
-_INK, _LINE, _PAPER, _ON = "currentColor", "var(--line)", "var(--paper)", "var(--on-series)"
+_INK, _PAPER, _ON = "currentColor", "var(--paper)", "var(--on-series)"
 _COLOURS = [f"var(--series-{n})" for n in range(1, len(LETTERS) + 1)]
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [1, 3], [10, 4]]
 #: A letter needs a segment so high, of the chart's height.
@@ -36,25 +30,6 @@ _MONEY, _COUNT = (
 )
 #: Of the chart of effects: pixels for bars and amounts, and a letter of an amount.
 _EFFECT_WIDTH, _LETTER_WIDTH = 210, 8
-
-_CONFIG: dict[str, Any] = {
-    "background": None,
-    "view": {"stroke": None},
-    "font": "sans-serif",
-    "axis": {
-        "labelColor": _INK,
-        "labelFontSize": 12,
-        "titleColor": _INK,
-        "gridColor": _LINE,
-        "domainColor": _LINE,
-        "tickColor": _LINE,
-        "labelAngle": 0,
-        "title": None,
-    },
-    "axisY": {"domain": False, "ticks": False, "tickCount": 4},
-    "axisX": {"grid": False, "ticks": False, "labelPadding": 5},
-    "text": {"color": _INK, "fontSize": 12},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +120,24 @@ def lines(
     layers: list[dict[str, Any]] = []
     if marks:
         noted = [{"at": at, "note": note} for at, note in marks.items()]
-        rule = {"type": "rule", "color": _INK, "strokeDash": [1, 2]}
-        note = {"type": "text", "align": "right", "baseline": "top", "dx": -3, "y": 0}
-        layers += [
-            {"data": {"values": noted}, "mark": rule, "encoding": {"x": x}},
+        layers.append(
             {
                 "data": {"values": noted},
-                "mark": note,
-                "encoding": {"x": x, "text": {"field": "note"}},
-            },
-        ]
+                "mark": {"type": "rule", "color": _INK, "strokeDash": [1, 2]},
+                "encoding": {"x": x},
+            }
+        )
+        # Beside the line, where there is room; down there, replies are too short to be in the way.
+        early = ticks[: len(ticks) // 4]
+        for align, shift, there in (("left", 3, early), ("right", -3, ticks[len(early) :])):
+            note = {"type": "text", "align": align, "baseline": "bottom", "dx": shift, "dy": -2}
+            layers.append(
+                {
+                    "data": {"values": [each for each in noted if each["at"] in there]},
+                    "mark": {**note, "y": "height"},
+                    "encoding": {"x": x, "text": {"field": "note"}},
+                }
+            )
     layers += [
         {
             "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 14, "filled": True}},
@@ -235,39 +218,6 @@ def effects(review: WeeklyReview) -> dict[str, Any]:
             },
         ],
     }
-
-
-def draw(
-    spec: Mapping[str, Any],
-    title: str,
-    description: str,
-    *,
-    height: int = HEIGHT,
-    left: int = 2,
-) -> Markup:
-    """The SVG of a chart, which says in words what it shows to those who cannot see it.
-
-    `left` is room for words on the left beyond what they need in the font that measures them.
-    """
-    whole = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": WIDTH,
-        "height": height,
-        "autosize": {"type": "fit", "contains": "padding"},
-        "padding": {"left": left, "right": 14, "top": 6, "bottom": 2},
-        "config": _CONFIG,
-        **spec,
-    }
-    drawn = vl_convert.vegalite_to_svg(whole, allowed_base_urls=[])
-    body = _ROLES.sub("", drawn[drawn.index(">") + 1 :])
-    head = Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title><desc>{}</desc>'
-    ).format(WIDTH, height, title, title, description)
-    return head + Markup(body)  # noqa: S704 – drawn from numbers and words of our own
-
-
-#: The chart is one image to a screen reader; its parts are not read out.
-_ROLES = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
 
 def _weeks(weeks: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from worker.report import amounts, charts
 from worker.report.charts import LETTERS, MOST_SERIES, Series
+from worker.report.svg import draw
 from worker.report.weekly import SAVINGS, DayLength, Line, WeeklyReview
 from worker.report.wording import RATES
 from worker.storage.figures import Figures
@@ -46,7 +47,7 @@ def spend_by_day(review: WeeklyReview) -> Chart:
     """The days of the week beside those of the week before."""
     title = "Dollars by day"
     description = f"A bar for each day of {review.period.dates}, a mark for the same day before."
-    return Chart(title, charts.draw(charts.by_day(review.days), title, description))
+    return Chart(title, draw(charts.by_day(review.days), title, description))
 
 
 def effects(review: WeeklyReview) -> Chart | None:
@@ -57,7 +58,7 @@ def effects(review: WeeklyReview) -> Chart | None:
     title = "What the change is made of"
     description = "A bar for each kind of effect, in dollars; the table says the same."
     height = 40 + 26 * rows
-    svg = charts.draw(charts.effects(review), title, description, height=height, left=16)
+    svg = draw(charts.effects(review), title, description, height=height, left=16)
     return Chart(title, svg)
 
 
@@ -103,9 +104,7 @@ def rates_by_week(review: WeeklyReview) -> Chart:
     ]
     title = "What went wrong, by week"
     weeks = _weeks(review)
-    svg = charts.draw(
-        charts.lines(weeks, series, form=".1~%"), title, "A line for each rate, by week."
-    )
+    svg = draw(charts.lines(weeks, series, form=".1~%"), title, "A line for each rate, by week.")
     rows = [(each.name, [amounts.percent(value, 1) for value in each.values]) for each in series]
     return Chart(title, svg, _legend(series), weeks, rows)
 
@@ -146,7 +145,7 @@ def _lengths(review: WeeklyReview, prompt: str, days: Sequence[DayLength]) -> Ch
     }
     title = "Median output tokens of a reply, by day"
     spec = charts.lines([_day(each) for each in dates], series, form=",.0f", marks=marks, every=7)
-    svg = charts.draw(spec, title, "A line for each version, by day.", height=170)
+    svg = draw(spec, title, "A line for each version, by day.", height=170)
     rows = [(each.name, _first_and_last(each)) for each in series]
     return Chart(prompt, svg, _legend(series), ("first day", "last day"), rows)
 
@@ -159,7 +158,7 @@ def _first_and_last(series: Series) -> list[str]:
 def _stacked(review: WeeklyReview, title: str, series: Sequence[Series], *, dollars: bool) -> Chart:
     weeks = _weeks(review)
     kept = [each for each in series if any(each.values)]
-    svg = charts.draw(
+    svg = draw(
         charts.stacked(weeks, kept, dollars=dollars),
         title,
         "A bar for each week, from the bottom in the order of the legend.",

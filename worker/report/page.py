@@ -16,7 +16,7 @@ from worker.report.weekly import WeeklyReview
 from worker.report.wording import RATES, headline, rates, savings
 from worker.storage.figures import ratio
 
-_JOINTS = re.compile(r"(?<=[_/.-])(?=\w)")
+_JOINTS = re.compile(r"(?<=[_/])(?=\w)")
 _FOLDER = Path(__file__).resolve().parent
 
 
