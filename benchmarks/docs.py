@@ -134,10 +134,10 @@ examples in each system prompt, of the three to five that Claude's documentation
 takes a minute: the windows of both result caches, Claude's prompt cache, batches and the time of a
 reply are as many times shorter. *Plain calls* are the SDK in threads, one for each job. *The
 article's way* adds the seed article's advice on costs: identical inputs are served from a cache in
-Redis for a while, ten minutes as here. What `usage` says was saved is `full_cost_usd` less
-`cost_usd`: of rows that were served again, by the result cache or by coalescing; of batches, half;
-of the rest, by the prompt cache. Requests in a batch read a warm prefix here every time; the real
-Claude promises that to none of them.
+Redis for a while, ten minutes as here. Neither checks its outputs, so the tasks' checks are off.
+What `usage` says was saved is `full_cost_usd` less `cost_usd`: of rows that were served again, by
+the result cache or by coalescing; of batches, half; of the rest, by the prompt cache. Requests in a
+batch read a warm prefix here every time; the real Claude promises that to none of them.
 
 **What to bear in mind**: the simulated Claude, Postgres, Valkey and the worker share {cores} cores,
 so jobs/s is what all of them manage together, not what one worker could do alone. The network is

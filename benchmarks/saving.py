@@ -50,7 +50,7 @@ CASES = {
     "40 % repeats": Workload(repeats=0.4),
     "nothing deferrable": Workload(deferrable=0.0),
     "one example in each prompt": Workload(examples=1),
-    "no examples: nothing to cache": Workload(examples=0),
+    "no examples": Workload(examples=0),
 }
 
 

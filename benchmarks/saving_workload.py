@@ -12,7 +12,7 @@ Its parameters were chosen before anything was measured, for these reasons:
 - three tenths can wait for a batch: that was asked for;
 - four worked examples in each system prompt: the documentation of Claude advises three to five.
   They are the first samples of the task with what the simulated Claude answers; jobs are made of
-  the others. Without examples the shipped prompts are too short to be cached.
+  the others. Without examples, three of the four shipped prompts are too short to be cached.
 """
 
 from __future__ import annotations
