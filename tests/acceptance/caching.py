@@ -62,6 +62,8 @@ def system(stack: Stack, fleet_environment: dict[str, str], prompts: Path) -> It
         "CLAUDE_JOBS_CONCURRENCY": "60",
         "CLAUDE_JOBS_LEASE_SECONDS": "3",
         "CLAUDE_JOBS_REDISPATCH_SECONDS": "2",
+        # On a busy machine a leader may need long to begin.
+        "CLAUDE_JOBS_PROMPT_CACHE_WAIT_SECONDS": "60",
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLAUDE_JOBS_PROMPTS_DIR", str(prompts))

@@ -159,7 +159,7 @@ def test_jobs_that_wait_can_be_cancelled(
     system.eventually(
         lambda: system.count("state = 'cancelled'") == len(waiting),
         system.unfinished,
-        seconds=8,  # less than a follower's patience
+        seconds=30,  # half of a follower's patience
     )
     assert len(claude.ledger()) == 1
 

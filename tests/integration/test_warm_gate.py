@@ -248,7 +248,7 @@ def test_a_redis_that_answers_nothing_holds_up_nobody(
 
 
 def test_only_what_is_cached_and_long_enough_has_a_prefix() -> None:
-    prompt = get_prompts().get("summarize_text")
+    prompt = get_prompts().get("summarize_text", "1.0")
     schema = OutputSchema('{"type": "object"}')
     values = {"text": "t", "max_words": 50, "audience": "a"}
     request: Request = render_request(prompt, prompt.file.model, values, schema, None)
