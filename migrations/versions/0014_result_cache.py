@@ -42,7 +42,8 @@ CREATE INDEX results_by_request ON results (request_sha256, created_at)
 ALTER TABLE usage ADD COLUMN coalesced boolean NOT NULL DEFAULT false;
 """
 
-# Room on each page for the updates that followers make.
+# Room on each page for the updates that followers make. Never cut short by a vacuum: a plan that is
+# made while the table is empty reads it from end to end, and is kept while it fills up.
 LEADERS = """
 CREATE UNLOGGED TABLE request_leaders (
     request_sha256  text PRIMARY KEY,
@@ -50,7 +51,7 @@ CREATE UNLOGGED TABLE request_leaders (
     claim_token     uuid,
     followed        boolean NOT NULL DEFAULT false,
     created_at      timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, vacuum_truncate = false);
 CREATE INDEX request_leaders_by_job ON request_leaders (job_id);
 """
 

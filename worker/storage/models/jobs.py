@@ -232,7 +232,7 @@ class RequestLeaderRow(Base):
 
     __table_args__ = (
         Index("request_leaders_by_job", "job_id"),
-        {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 50}},
+        {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 50, "vacuum_truncate": False}},
     )
 
 
