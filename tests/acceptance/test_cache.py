@@ -16,6 +16,8 @@ from sandbox.claude.faults import Fault
 from sandbox.service import Service
 from sandbox.stack import Stack
 from tasks import analyze_document, classify_ticket, extract_entities, summarize_text
+from worker.engine import releasing
+from worker.engine.registry import load_registry
 from worker.errors import JobFailed
 from worker.storage import read, rescue
 from worker.storage.engine import transaction
@@ -209,6 +211,30 @@ def test_another_version_or_model_is_another_request(claude: SimulatedClaude, ma
         analyze_document.enqueue(**fields, document=marker, **options).wait(20)
 
     assert asked(claude) == 3
+
+
+def test_a_release_or_a_rollback_makes_it_another_request(
+    claude: SimulatedClaude, marker: str
+) -> None:
+    fields = {"document_type": "fable", "focus_areas": ["foxes"], "output_depth": "summary"}
+
+    def source() -> tuple[str, str]:
+        job = analyze_document.enqueue(**fields, document=marker)
+        job.wait(20)
+        row, _ = details(job)
+        return row["source"], row["result_prompt_version"]
+
+    prompts = load_registry().prompts
+    with transaction() as connection:
+        releasing.release(connection, prompts, "analyze_document", {"1.0": 10_000}, by="ada")
+    assert [source(), source()] == [("api", "1.0"), ("cache", "1.0")]
+    with transaction() as connection:
+        releasing.release(connection, prompts, "analyze_document", {"1.1": 10_000}, by="ada")
+    assert [source(), source()] == [("api", "1.1"), ("cache", "1.1")]
+    with transaction() as connection:
+        releasing.rollback(connection, prompts, "analyze_document", by="ada")
+    assert source() == ("cache", "1.0")
+    assert asked(claude) == 2
 
 
 @pytest.mark.parametrize("output", ['{"nothing": "that fits"}', '{"summary": ""}'])

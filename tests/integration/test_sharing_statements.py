@@ -373,3 +373,36 @@ def test_a_job_that_was_chosen_for_a_request_and_makes_another_says_so(engine: E
         assert taken is not None
 
     assert enter(engine, taken, OTHER).elsewhere == [KEY]
+
+
+def test_one_that_was_chosen_and_finds_a_result_tells_those_who_wait(engine: Engine) -> None:
+    leader, usage_id = start(engine)
+    waiting(engine, 2)
+    with transaction(engine) as connection:
+        seen = followers.situation(connection, KEY)
+        assert seen is not None
+        chosen = followers.promote(connection, KEY, seen, attempt=0, rescues=0)
+        connection.execute(
+            text("UPDATE jobs SET state = 'dispatched' WHERE id = :id"), {"id": chosen}
+        )
+        taken = claim(connection, chosen) if chosen else None
+        assert taken is not None
+        call = open_usage(connection, taken)
+    with autocommit(engine) as connection:
+        succeed(connection, leader, usage_id)
+    standing = enter(engine, taken)
+    assert standing.servable is not None
+
+    with autocommit(engine) as connection:
+        assert cache.serve(
+            connection,
+            taken,
+            call,
+            KEY,
+            standing.servable,
+            prompt="p",
+            prompt_version="1",
+            prompt_sha256="0",
+            variant="pinned",
+        )
+    assert count(engine, "request_leaders") == 0

@@ -34,7 +34,7 @@ WITH settled AS (
     WHERE usage.id = :usage_id AND usage.job_id = settled.id AND usage.outcome = 'in_flight'
 ), released AS (
     DELETE FROM request_leaders USING settled
-    WHERE request_sha256 = :key AND request_leaders.job_id = settled.id AND claim_token = :token
+    WHERE request_sha256 = :key AND request_leaders.job_id = settled.id
     RETURNING followed
 )
 SELECT (SELECT followed FROM released) FROM settled
