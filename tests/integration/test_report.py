@@ -155,6 +155,21 @@ def test_a_rollback_is_told_and_more_jobs_of_one_user(run: Run, engine: Engine) 
     )
 
 
+def test_a_week_that_cost_the_same_for_other_reasons_is_explained_all_the_same(
+    run: Run, engine: Engine
+) -> None:
+    with transaction(engine) as connection:
+        for task, now, before in (("more", 20, 10), ("less", 10, 20)):
+            call(connection, now, task=task, cost_usd="1")
+            call(connection, before, task=task, cost_usd="1", created_at=MONDAY_BEFORE)
+
+    out = run("report", *WEEK).out
+
+    assert "$30.00 spent, the same as the week before." in out
+    assert "+$10.00  more: 2.0 times as many jobs (20, 10 the week before)" in out
+    assert "−$10.00  less: 50 % fewer jobs (10, 20 the week before)" in out
+
+
 def test_calls_without_a_price_are_named(run: Run, engine: Engine) -> None:
     unknown = {"cost_usd": None, "full_cost_usd": None}
     with transaction(engine) as connection:

@@ -71,7 +71,7 @@ def _section(title: str, content: Table) -> None:
 
 
 def _print_change(review: WeeklyReview) -> None:
-    if not review.compared or not review.change:
+    if not (review.explanations or (review.compared and review.change)):
         return
     out.print()
     out.print("[bold]What changed[/]")
