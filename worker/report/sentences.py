@@ -186,7 +186,10 @@ def _price(cause: Cause) -> str:
 
 def _prompt_cache(cause: Cause) -> str:
     now, then = (float(side.saved_by_prompt_cache) for side in (cause.now, cause.then))
-    return f"saved ${now:.4f} a job by the prompt cache, ${then:.4f} {_then(cause)}"
+    verbs = ["lost" if usd < 0 else "saved" for usd in (now, then)]
+    first = f"{verbs[0]} ${abs(now):.4f} a job by the prompt cache"
+    again = "" if verbs[0] == verbs[1] else f"{verbs[1]} "
+    return f"{first}, {again}${abs(then):.4f} {_then(cause)}"
 
 
 def _saved(what: str, share: Callable[[PerJob], Fraction]) -> Callable[[Cause], str]:
