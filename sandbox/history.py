@@ -20,7 +20,9 @@ from sqlalchemy import Connection, text
 from sandbox.traffic import KINDS, TUESDAY, WEDNESDAY, Kind, Version
 from worker.claude.pricing import cost_usd, full_cost_usd
 from worker.claude.reply import Tokens
+from worker.errors import ClaudeJobsError
 from worker.storage.engine import transaction
+from worker.storage.schema import require_head
 
 WEEKS = 4
 _SYSTEM_TOKENS = 1800
@@ -222,10 +224,14 @@ def main() -> None:
     """Fill the database that the environment names, if it has no usage."""
     today = datetime.now(UTC).date()
     last_monday = today - timedelta(days=today.weekday() + 7)
-    with transaction() as connection:
-        if connection.execute(text("SELECT EXISTS (SELECT FROM usage)")).scalar_one():
-            raise SystemExit("this database has usage of its own: take an empty one")
-        count = fill(connection, last_monday)
+    try:
+        with transaction() as connection:
+            require_head(connection)
+            if connection.execute(text("SELECT EXISTS (SELECT FROM usage)")).scalar_one():
+                raise SystemExit("this database has usage of its own: take an empty one")
+            count = fill(connection, last_monday)
+    except ClaudeJobsError as error:
+        raise SystemExit(str(error)) from None
     print(f"{count:,} calls and cache hits in the four weeks before {last_monday + timedelta(7)}")
 
 

@@ -19,7 +19,7 @@ from worker.report.page import render
 from worker.report.period import Period
 from worker.storage.engine import build_engine, transaction
 
-pytestmark = [NEEDS_CHROMIUM, pytest.mark.usefixtures("producer")]
+pytestmark = NEEDS_CHROMIUM
 
 PERIOD = Period(MONDAY_BEFORE.date().replace(day=16))
 HOSTILE = (
@@ -51,7 +51,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def engine(environment: dict[str, str]) -> Iterator[Engine]:
+def engine(environment: dict[str, str], producer: None) -> Iterator[Engine]:
+    """A fresh database, whose prices are this process's."""
     made = build_engine(environment["DATABASE_URL"])
     yield made
     made.dispose()
@@ -66,11 +67,15 @@ def written(engine: Engine, folder: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def sample(engine: Engine, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sample(fleet_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of four weeks that never happened."""
+    engine = build_engine(fleet_environment["DATABASE_URL"])
     with transaction(engine) as connection:
-        history.fill(connection, PERIOD.start, scale=0.2)
-    return written(engine, tmp_path)
+        history.fill(connection, PERIOD.start, scale=0.1)
+    file = written(engine, tmp_path_factory.mktemp("sample"))
+    engine.dispose()
+    return file
 
 
 class Reader:
