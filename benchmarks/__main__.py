@@ -83,7 +83,8 @@ class Size:
     goodput_seconds: float = 30.0
     goodput_peers: tuple[str, ...] = tuple(goodput.PEERS)
     saving_cases: tuple[str, ...] = tuple(saving.CASES)
-    saving_jobs: int = saving.JUDGED.jobs
+    saving_jobs: int = 1000
+    saving_speed: float = 60.0
 
 
 QUICK = Size(
@@ -106,6 +107,7 @@ QUICK = Size(
     goodput_peers=("static",),
     saving_cases=("judged",),
     saving_jobs=100,
+    saving_speed=360.0,
 )
 
 
@@ -212,7 +214,12 @@ def _run(
             peers=size.goodput_peers,
         ),
         "saving": lambda: saving.measure(
-            stack, claude, FOLDER, cases=size.saving_cases, jobs=size.saving_jobs
+            stack,
+            claude,
+            FOLDER,
+            cases=size.saving_cases,
+            jobs=size.saving_jobs,
+            speed=size.saving_speed,
         ),
     }[part]
 

@@ -32,8 +32,6 @@ from worker.engine.registry import Registry, load_registry
 from worker.settings import Settings
 from worker.storage.engine import transaction
 
-#: An hour takes a minute.
-SPEED = 60.0
 PROCESSES, SLOTS = 2, 200
 #: Seconds of the hour. For how long results are served again: as the tasks are shipped.
 WINDOW = 600.0
@@ -55,18 +53,30 @@ CASES = {
 
 
 def measure(
-    stack: Stack, claude: SimulatedClaude, folder: Path, *, cases: Sequence[str], jobs: int
+    stack: Stack,
+    claude: SimulatedClaude,
+    folder: Path,
+    *,
+    cases: Sequence[str],
+    jobs: int,
+    speed: float,
 ) -> dict[str, Any]:
-    """Each workload of `CASES` that is named in turn, by all three."""
+    """Each of `CASES` that is named in turn, by all three, in hours that are `speed` times as fast."""
     registry = load_registry()
     preparer = Preparer(registry)
     measured = {
         name: _Case(
-            stack, claude, folder / "prompts", registry, preparer, replace(CASES[name], jobs=jobs)
+            stack,
+            claude,
+            folder / "prompts",
+            registry,
+            preparer,
+            replace(CASES[name], jobs=jobs),
+            speed,
         ).measure()
         for name in cases
     }
-    return {"speed": SPEED, "window": WINDOW, "cases": measured}
+    return {"speed": speed, "window": WINDOW, "cases": measured}
 
 
 class _Case:
@@ -80,10 +90,11 @@ class _Case:
         registry: Registry,
         preparer: Preparer,
         workload: Workload,
+        speed: float,
     ) -> None:
         self._stack, self._claude, self._prompts = stack, claude, prompts
         self._registry, self._preparer = registry, preparer
-        self._workload = workload
+        self._workload, self._speed = workload, speed
         self._jobs = arrivals(workload)
 
     def measure(self) -> dict[str, Any]:
@@ -102,7 +113,7 @@ class _Case:
                 url,
                 redis_database(self._stack.environment, 2),
                 window=WINDOW,
-                speed=SPEED,
+                speed=self._speed,
             )
         )
         ours = self._billed(self._ours)
@@ -120,7 +131,7 @@ class _Case:
     def _billed(self, run: Callable[[], list[Any]]) -> dict[str, Any]:
         """What `run` makes the simulated Claude bill."""
         self._claude.reset()
-        self._claude.configure(**_simulated())
+        self._claude.configure(**_simulated(self._speed))
         outputs = run()
         entries = [entry for entry in self._claude.ledger() if entry.billed]
         usages = [entry.usage for entry in entries]
@@ -141,7 +152,7 @@ class _Case:
         with redis.Redis.from_url(self._stack.environment["REDIS_URL"]) as client:
             for key in client.scan_iter(match="claude-jobs:warm:*"):
                 client.delete(key)
-        environment = _environment(self._prompts)
+        environment = _environment(self._prompts, self._speed)
         workers = [
             self._stack.start_worker(f"saving-{number}", "benchmarks.saving_app", **environment)
             for number in range(PROCESSES)
@@ -166,7 +177,7 @@ class _Case:
         started, ids = time.monotonic(), []
         waiting = list(self._jobs)
         while waiting:
-            due = (time.monotonic() - started) * SPEED
+            due = (time.monotonic() - started) * self._speed
             now = [job for job in waiting if job.at <= due]
             waiting = waiting[len(now) :]
             for job_group in _by_task(now):
@@ -177,7 +188,7 @@ class _Case:
                 ]
                 ids += [job.id for job in task.enqueue_many(made)]
             if waiting:
-                time.sleep(max(0.0, started + waiting[0].at / SPEED - time.monotonic()))
+                time.sleep(max(0.0, started + waiting[0].at / self._speed - time.monotonic()))
         return ids
 
 
@@ -191,31 +202,31 @@ def _by_task(jobs: Sequence[Arrival]) -> list[list[Arrival]]:
     return groups
 
 
-def _simulated() -> dict[str, Any]:
+def _simulated(speed: float) -> dict[str, Any]:
     """The simulated Claude in a fast hour, as far as it can be told."""
     wanted = {
-        "latency": LATENCY / SPEED,
-        "tokens_per_second": TOKENS_PER_SECOND * SPEED,
-        "cache_speed": SPEED,
-        "batch_speed": SPEED,
+        "latency": LATENCY / speed,
+        "tokens_per_second": TOKENS_PER_SECOND * speed,
+        "cache_speed": speed,
+        "batch_speed": speed,
         "batch_seconds": BATCH_SECONDS,
     }
     return {name: value for name, value in wanted.items() if name in Config.model_fields}
 
 
-def _environment(prompts: Path) -> dict[str, str]:
+def _environment(prompts: Path, speed: float) -> dict[str, str]:
     """The worker in a fast hour: its settings as shipped, made as many times shorter."""
     wanted = {
-        "cache_seconds": WINDOW / SPEED,
-        "batch_wait_minutes": BATCH_WAIT_MINUTES / SPEED,
-        "batch_poll_seconds": BATCH_POLL_SECONDS / SPEED,
+        "cache_seconds": WINDOW / speed,
+        "batch_wait_minutes": BATCH_WAIT_MINUTES / speed,
+        "batch_poll_seconds": BATCH_POLL_SECONDS / speed,
         "poll_seconds": 0.2,
         "concurrency": SLOTS,
         "prompts_dir": prompts,
     }
     known = {name: value for name, value in wanted.items() if name in Settings.model_fields}
     environment = {f"CLAUDE_JOBS_{name.upper()}": str(value) for name, value in known.items()}
-    return environment | {"BENCHMARK_SPEED": str(SPEED)}
+    return environment | {"BENCHMARK_SPEED": str(speed)}
 
 
 def _stop(workers: Sequence[Service]) -> None:
