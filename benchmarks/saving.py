@@ -61,7 +61,7 @@ def measure(
     jobs: int,
     speed: float,
 ) -> dict[str, Any]:
-    """Each of `CASES` that is named in turn, by all three, in hours that are `speed` times as fast."""
+    """Each of `CASES` that is named, by all three, in hours that are `speed` times as fast."""
     registry = load_registry()
     preparer = Preparer(registry)
     measured = {
