@@ -168,3 +168,21 @@ def test_a_request_that_kills_its_workers_does_so_four_times(system: System, fle
         poisoned
     )
     assert len(system.claude.ledger()) <= 5
+
+
+def test_where_it_is_off_every_job_asks_and_nobody_is_left_waiting(
+    new_system: Callable[..., Any],
+) -> None:
+    with new_system(CLAUDE_JOBS_CACHE_SECONDS="0") as system:
+        enqueue(system, 20)
+        system.sql("UPDATE jobs SET waits_for = 'what was shared before' WHERE random() < 0.5")
+        fleet = Fleet(system)
+        try:
+            fleet.start(1)
+            system.all_end()
+        finally:
+            fleet.stop()
+
+        assert len(system.claude.ledger()) == 20
+        assert system.sql("SELECT FROM results WHERE request_sha256 IS NOT NULL") == []
+        assert system.sql("SELECT FROM request_leaders") == []
