@@ -125,8 +125,9 @@ LEFT JOIN budget_windows AS w ON w.budget_id = b.id AND w.starts_at = span.start
 # The same for one job, which is looked up by key however many users have a window. A job that is
 # not to run before the window ends is not held.
 HOLDING = """
-CREATE FUNCTION budgets_holding(task text, user_id text, model text, run_at timestamptz)
-RETURNS TABLE (id bigint, label text, amount_usd numeric, spent_usd numeric, reserved_usd numeric,
+CREATE FUNCTION budgets_holding(
+    task text, user_id text, model text, lane text, run_at timestamptz
+) RETURNS TABLE (id bigint, label text, amount_usd numeric, spent_usd numeric, reserved_usd numeric,
                ends_at timestamptz)
 LANGUAGE sql STABLE
 AS $function$
@@ -134,11 +135,11 @@ AS $function$
            CASE b.scope WHEN 'all' THEN 'all' ELSE b.scope || ':' || of_job.subject END
                || ' per ' || b.period || coalesce(' (' || b.lane || ')', ''),
            b.amount_usd, coalesce(w.spent_usd, 0), coalesce(w.reserved_usd, 0), of_job.ends_at
-    FROM budgets_of($1, $2, $3, 'interactive') AS of_job
+    FROM budgets_of($1, $2, $3, $4) AS of_job
     JOIN budgets AS b ON b.id = of_job.id
     LEFT JOIN budget_windows AS w
       ON (w.budget_id, w.starts_at, w.subject) = (b.id, of_job.starts_at, of_job.subject)
-    WHERE b.hard AND $4 < of_job.ends_at
+    WHERE b.hard AND $5 < of_job.ends_at
       AND (coalesce(w.spent_usd + w.reserved_usd, 0) >= b.amount_usd
            OR w.spent_usd + w.reserved_usd + w.needed_usd > b.amount_usd)
 $function$;

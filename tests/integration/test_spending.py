@@ -465,6 +465,9 @@ def names_of(connection: Connection, job_id: UUID) -> list[str]:
         (Which("model", "claude-x", "day"), {"model": "claude-x-20260101"}, True),
         (Which("model", "claude-x", "day"), {"model": "claude-y"}, False),
         (Which("all", "", "day", "batch"), {}, False),
+        (Which("all", "", "day", "batch"), {"lane": "batch"}, True),
+        (Which("all", "", "day", "interactive"), {"lane": "batch"}, False),
+        (ALL, {"lane": "batch"}, True),
     ],
 )
 def test_which_budget_holds_a_job(
@@ -480,13 +483,13 @@ def test_which_budget_holds_a_job(
 
 def test_the_deadline_of_a_held_job_does_not_come_near(engine: Engine) -> None:
     put(engine, Which("task", "t", "day"), "0")
-    held_, other = enqueue(engine, new_job(), new_job(task="u"))
-    execute(engine, "UPDATE jobs SET deadline_at = now() - interval '1 hour'")
+    _, other, unclaimed = enqueue(engine, new_job(), new_job(task="u"), new_job())
+    execute(engine, "UPDATE jobs SET deadline_at = now() - interval '1 hour', started_at = now()")
+    execute(engine, "UPDATE jobs SET started_at = NULL WHERE id = :id", id=unclaimed)
     with transaction(engine) as connection:
         assert budgets.keep_deadlines(connection, {}, ahead=600) == 1
         late = connection.execute(text("SELECT id FROM jobs WHERE deadline_at < now()")).scalars()
-        assert list(late) == [other]
-    assert held_ != other
+        assert set(late) == {other, unclaimed}
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def crossed(connection: Connection) -> Sequence[RowMapping]:
 #: JSON.
 HOLDING = """budgets_holding(
     {job}.task, {job}.user_id, coalesce({job}.model, cast(:models AS jsonb) ->> {job}.task),
-    {job}.run_at)"""
+    {job}.lane, {job}.run_at)"""
 
 _HOLDING = text(f"""
 SELECT held.label, held.amount_usd, held.spent_usd, held.reserved_usd, held.ends_at
@@ -198,6 +198,7 @@ def holding(
 _KEEP_DEADLINES = text(f"""
 UPDATE jobs SET deadline_at = now() + make_interval(secs => :ahead)
 WHERE state = 'queued' AND deadline_at < now() + make_interval(secs => :ahead)
+  AND started_at IS NOT NULL
   AND EXISTS (SELECT FROM {HOLDING.format(job="jobs")})
 """)  # noqa: S608
 
@@ -205,7 +206,8 @@ WHERE state = 'queued' AND deadline_at < now() + make_interval(secs => :ahead)
 def keep_deadlines(connection: Connection, models: Mapping[str, str], *, ahead: float) -> int:
     """Let no deadline of a held job come nearer than `ahead` seconds; returns how many moved.
 
-    What a job waits for money is not time that it was tried.
+    What a job waits for money is not time that it was tried. The deadline of a job that was never
+    claimed is not its task's, but its producer's: it stays.
     """
     values = {"models": json.dumps(dict(models)), "ahead": ahead}
     return connection.execute(_KEEP_DEADLINES, values).rowcount

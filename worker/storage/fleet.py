@@ -70,10 +70,10 @@ class Progress:
 _PROGRESS = text(f"""
 SELECT
     (SELECT extract(epoch FROM now() - min(run_at))::float FROM (
-         SELECT task, model, user_id, run_at FROM jobs
+         SELECT task, model, user_id, lane, run_at FROM jobs
          WHERE state = 'queued' AND lane = 'interactive' AND waits_for IS NULL AND run_at <= now()
          UNION ALL
-         SELECT task, model, user_id, run_at FROM jobs WHERE state = 'dispatched') AS due
+         SELECT task, model, user_id, lane, run_at FROM jobs WHERE state = 'dispatched') AS due
      WHERE NOT EXISTS (
          SELECT FROM pauses
          WHERE scope = 'all'
