@@ -12,10 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psutil
 import pytest
 import redis
+from sqlalchemy import text
 
 from sandbox.claude.client import SimulatedClaude
 from sandbox.service import Service
@@ -25,6 +28,7 @@ from worker.engine.events import Delta, Error, Partial, Result, Retrying
 from worker.engine.following import afollow
 from worker.engine.job import Job
 from worker.settings import PROJECT
+from worker.storage.engine import transaction
 from worker.streams.entries import key_of
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -212,27 +216,44 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def held(user: str) -> Job[Any]:
+    """A job that does not begin before it is let go: watching takes a while to start."""
+    return summary(user, stream=True, run_at=datetime.now(UTC) + timedelta(days=1))
+
+
+def let_go(job: Job[Any]) -> None:
+    due = text("UPDATE jobs SET run_at = now() WHERE id = :id AND state = 'queued'")
+    with transaction() as connection:
+        connection.execute(due, {"id": job.id})
+
+
 def test_watching_prints_what_is_written_to_stderr_and_the_output_to_stdout(
-    claude: SimulatedClaude,
+    claude: SimulatedClaude, eventually: Eventually
 ) -> None:
-    claude.faults({"stream": True, "cut": True, "at": {"events": 8}, "delay": 2})
+    claude.faults({"stream": True, "cut": True, "at": {"events": 8}, "delay": 1})
     claude.configure(latency=0.3)
-    job = summary("piped", stream=True)
-    done = run("watch", job.id)
+    job = held("piped")
+    watching = subprocess.Popen(
+        command("watch", job.id), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    connected = psutil.Process(watching.pid).net_connections
+    eventually(lambda: bool(connected()), "it never asked Postgres")
+    let_go(job)
+    stdout, stderr = watching.communicate(timeout=60)
     claude.configure(latency=0.0)
 
-    assert done.returncode == 0, done.stderr
-    output = json.loads(done.stdout)
+    assert watching.returncode == 0, stderr
+    output = json.loads(stdout)
     assert output == job.wait(timeout=5).model_dump(mode="json")
-    beginning, retrying, rest = done.stderr.split("\n", 2)
+    beginning, retrying, rest = stderr.split("\n", 2)
     assert retrying == "retrying: connection lost"
     assert beginning.startswith('{"')
     assert json.loads(rest) == output
 
 
 def test_watching_in_a_terminal_shows_the_json_growing(claude: SimulatedClaude) -> None:
-    claude.configure(latency=2.0, tokens_per_second=100.0, chunk_tokens=4)
-    job = summary("on screen", stream=True)
+    claude.configure(latency=0.0, tokens_per_second=100.0, chunk_tokens=4)
+    job = held("on screen")
     ours, theirs = pty.openpty()
     watching = subprocess.Popen(
         command("watch", job.id),
@@ -246,14 +267,17 @@ def test_watching_in_a_terminal_shows_the_json_growing(claude: SimulatedClaude) 
     with suppress(OSError):  # how a terminal ends
         while piece := os.read(ours, 65536):
             shown += piece.decode(errors="replace")
+            if "nothing written yet" in shown:
+                let_go(job)
     os.close(ours)
     claude.configure(latency=0.0, tokens_per_second=None, chunk_tokens=8)
 
     assert watching.wait(30) == 0, shown
-    assert "nothing written yet" in shown
     assert shown.count(" characters, ") > 3
-    # What was live is wiped away, and the output is left.
-    left = shown[shown.rindex("\x1b[") :]
+    # What was live is wiped away, and the output is left; that alone has its closing bracket.
+    live, left = shown[: shown.rindex("\x1b[")], shown[shown.rindex("\x1b[") :]
+    assert "{" in live
+    assert "\n}" not in live
     assert json.loads(left[left.index("{") :]) == job.wait(timeout=5).model_dump(mode="json")
 
 
