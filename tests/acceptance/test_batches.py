@@ -391,6 +391,38 @@ def test_a_reply_that_no_worker_can_judge_fails_its_job_and_is_on_the_books(
     )
 
 
+def test_a_batch_that_is_gone_sends_its_jobs_the_interactive_way_and_tells_people(
+    claude: SimulatedClaude, eventually: Callable[..., None]
+) -> None:
+    claude.configure(batch_seconds=HOUR)
+    jobs = summaries(2)
+    eventually(lambda: rows("SELECT id FROM batches WHERE state = 'submitted'"))
+    claude.faults({"on": "batch_get", "status": 404, "times": None})
+    for job in jobs:
+        job.wait(timeout=60)
+    # What it may have cost stays on record.
+    calls = sorted((call["source"], call["outcome"]) for call in usage(jobs))
+    assert calls == [("api", "ok")] * 2 + [("batch", "lost")] * 2
+    alerts = rows("SELECT message FROM alerts WHERE kind = 'batch_failed'")
+    assert any("does not have it any more" in alert["message"] for alert in alerts)
+
+
+def test_a_batch_that_does_not_end_is_reported_once(
+    claude: SimulatedClaude, eventually: Callable[..., None]
+) -> None:
+    claude.configure(batch_seconds=HOUR)
+    jobs = summaries(1)
+    eventually(lambda: rows("SELECT id FROM batches WHERE state = 'submitted'"))
+    late = "UPDATE batches SET expires_at = now() - interval '2 h' WHERE state = 'submitted'"
+    (batch,) = rows(f"{late} RETURNING id")
+    eventually(lambda: rows("SELECT id FROM batches WHERE reported"))
+    (alert,) = rows("SELECT * FROM alerts WHERE kind = 'batch_late'")
+    assert str(batch["id"]) in alert["message"]
+    claude.advance_batches(HOUR)
+    jobs[0].wait(timeout=60)
+    assert rows("SELECT count FROM alerts WHERE kind = 'batch_late'")[0]["count"] == 1
+
+
 def test_a_pause_holds_the_lane_and_what_is_submitted_comes_home(
     claude: SimulatedClaude, eventually: Callable[..., None]
 ) -> None:

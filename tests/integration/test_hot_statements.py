@@ -117,7 +117,7 @@ def some_batch(connection: Connection) -> UUID:
 def gathered(connection: Connection) -> UUID:
     """A batch with members."""
     batch_id = some_batch(connection)
-    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, 10)
+    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, safe=90_000, limit=10)
     assert batch_gathering.join(connection, batch_id, [(each, CALL) for each in claims])
     return batch_id
 
@@ -239,7 +239,7 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "all members": lambda c: batch_members.members(c, gathered(c)),
     "whether anybody waits": lambda c: batch_members.any_wanted(c, gathered(c)),
     "release": lambda c: batch_members.release(c, gathered(c)),
-    "leave the lane": lambda c: batch_gathering.leave_lane(c, seconds=90_000),
+    "leave the lane": lambda c: batch_gathering.leave_lane(c, safe=90_000),
     "end cancelled members": batch_members.end_cancelled,
     "due batch": lambda c: batches.take_due(c, KEEPER, 60),
     "list batches": lambda c: batch_listing.list_batches(c, since=SINCE, only_open=False, limit=50),

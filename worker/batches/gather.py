@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from sqlalchemy import Connection
 
-from worker.batches.round import NewRound
+from worker.batches.round import NewRound, safe_seconds
 from worker.engine.registry import Registry
 from worker.settings import Settings
 from worker.storage import batch_gathering, batch_members, batches, control
@@ -18,8 +18,6 @@ from worker.storage.engine import transaction
 
 log = structlog.get_logger(__name__)
 
-#: A batch may take so many hours (Anthropic's documentation of Message Batches).
-_BATCH_HOURS = 24.0
 #: For a task that this process does not know: its jobs fail when they are gathered.
 _UNKNOWN_SECONDS = 86_400.0
 
@@ -66,9 +64,8 @@ class Gatherer:
 
     def _tidy(self, connection: Connection) -> None:
         """See to the jobs that must not wait any longer, and to those that nobody wants."""
-        # Between the hours at which a deadline makes a batch safe and those that one takes.
-        hours = (_BATCH_HOURS + self._settings.batch_deadline_hours) / 2
-        if moved := batch_gathering.leave_lane(connection, seconds=hours * 3600):
+        safe = safe_seconds(self._settings)
+        if moved := batch_gathering.leave_lane(connection, safe=safe):
             log.info("jobs leave the batch lane: too little time for a batch", jobs=moved)
         batch_members.end_cancelled(connection)
 

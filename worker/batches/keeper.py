@@ -115,8 +115,10 @@ class Keeper:
             young = (batch.age or 0.0) <= self._settings.batch_confirm_seconds
             if failed.failure.status != 404:
                 raise
-            if young:  # a 404 right after a batch was created has been seen
-                self._later(batch, token, poll_pause(self._settings, batch.age))
+            # A 404 right after a batch was created has been seen; later, one may be a slip.
+            if young or batch.failures < _MOST_BREAKS:
+                pause = poll_pause(self._settings, batch.age)
+                self._later(batch, token, pause, failures=batch.failures + 1)
             else:
                 self._give_up(batch, token, "Anthropic does not have it any more", gone=True)
             return

@@ -35,6 +35,17 @@ _CHUNK = 50
 _UNFIT_SECONDS = 60.0
 #: One that was claimed just before it was paused.
 _PAUSED_SECONDS = 1.0
+#: A batch may take so many hours (Anthropic's documentation of Message Batches).
+_BATCH_HOURS = 24.0
+
+
+def safe_seconds(settings: Settings) -> float:
+    """A deadline that is nearer leaves no time for a batch.
+
+    Half way between the hours that one takes and those that a deadline must leave to choose it, so
+    that a job may wait a while.
+    """
+    return 3600 * (_BATCH_HOURS + settings.batch_deadline_hours) / 2
 
 
 class Round:
@@ -53,6 +64,7 @@ class Round:
         self._preparer = preparer
         self._settler = settler
         self._submitter = submitter
+        self._safe = safe_seconds(settings)
         self._keeper = uuid4()
         # Longer than it takes to send another batch of the round first.
         self._lease = 2 * max(settings.lease_seconds, submission_seconds(settings))
@@ -88,7 +100,7 @@ class Round:
         with transaction() as connection:
             if not self._is_ours(connection):
                 return None
-            claims = batch_gathering.take(connection, kinds, _CHUNK)
+            claims = batch_gathering.take(connection, kinds, safe=self._safe, limit=_CHUNK)
             for claim in claims:
                 if (choice := self._choose(connection, claim)) is not None:
                     members[choice.model].append((claim, choice))

@@ -73,6 +73,7 @@ WITH due AS (
         SELECT id FROM jobs
         WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL AND task = wanted.task
           AND coalesce(model, '') = wanted.model AND run_at <= now() AND rescues < :suspect
+          AND (deadline_at IS NULL OR deadline_at >= now() + make_interval(secs => :safe))
         ORDER BY run_at LIMIT :limit
         FOR UPDATE SKIP LOCKED) AS first
     LIMIT :limit
@@ -87,11 +88,13 @@ RETURNING {CLAIM_COLUMNS}
 """)  # noqa: S608
 
 
-def take(connection: Connection, kinds: Mapping[Kind, float], limit: int) -> list[Claim]:
+def take(
+    connection: Connection, kinds: Mapping[Kind, float], *, safe: float, limit: int
+) -> list[Claim]:
     """Claim up to `limit` due jobs of these kinds for a batch, the oldest of each kind first.
 
-    A kind's value is the seconds that its task gives a job; the day of the batch comes on top. A
-    job that has used up its rescues is left out.
+    A kind's value is the seconds that its task gives a job; the day of the batch comes on top. Left
+    out is what `leave_lane` would take, with the same `safe` seconds to the deadline.
     """
     values = {
         "tasks": [kind.task for kind in kinds],
@@ -99,6 +102,7 @@ def take(connection: Connection, kinds: Mapping[Kind, float], limit: int) -> lis
         "seconds": list(kinds.values()),
         "limit": limit,
         "suspect": MAX_RESCUES,
+        "safe": safe,
     }
     return [Claim(*row) for row in connection.execute(_TAKE, values)]
 
@@ -177,19 +181,19 @@ UPDATE jobs SET lane = 'interactive'
 FROM (
     SELECT id FROM jobs
     WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL
-      AND (rescues >= :suspect OR deadline_at < now() + make_interval(secs => :seconds))
+      AND (rescues >= :suspect OR deadline_at < now() + make_interval(secs => :safe))
     LIMIT :limit FOR UPDATE SKIP LOCKED
 ) AS unsafe
 WHERE jobs.id = unsafe.id
 """)
 
 
-def leave_lane(connection: Connection, *, seconds: float, limit: int = 1000) -> int:
+def leave_lane(connection: Connection, *, safe: float, limit: int = 1000) -> int:
     """Make jobs interactive that cannot wait for a batch; returns how many.
 
-    Those whose deadline is in less than `seconds`, and those that have used up their rescues.
+    Those whose deadline is in less than `safe` seconds, and those that have used up their rescues.
     """
-    values = {"suspect": MAX_RESCUES, "seconds": seconds, "limit": limit}
+    values = {"suspect": MAX_RESCUES, "safe": safe, "limit": limit}
     moved = connection.execute(_UNSAFE, values).rowcount
     if moved:
         connection.execute(WAKE)
