@@ -136,13 +136,13 @@ def _prepare_worker(**_: Any) -> None:
         sys.exit(f"claude-jobs: {error}")
     api_key = settings.anthropic_api_key.get_secret_value()
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
-    chooser = Chooser(registry, serving, catalog)
+    chooser, gate = Chooser(registry, serving, catalog), Gate(_limiter())
     _attempts = Attempts(
         settings,
         chooser,
         preparer,
         clients,
-        Gate(_limiter()),
+        gate,
         WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds),
         holdings,
         watchdog,
@@ -164,6 +164,8 @@ def _prepare_worker(**_: Any) -> None:
         holdings,
         worker_name,
         announcer.ended,
+        spending,
+        gate,
     )
 
 

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("fleet")
 
 SLOTS = 20
 WORKERS = 2
+LANE = {"CLAUDE_JOBS_BATCH_WAIT_MINUTES": "0", "CLAUDE_JOBS_BATCH_POLL_SECONDS": "0.2"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def system(stack: Stack, fleet_environment: dict[str, str]) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def fleet(system: System) -> Iterator[Fleet]:
     workers = Fleet(system)
-    workers.start(WORKERS, CLAUDE_JOBS_LEASE_SECONDS="2")
+    workers.start(WORKERS, CLAUDE_JOBS_LEASE_SECONDS="2", **LANE)
     yield workers
     workers.stop()
 
@@ -65,10 +66,16 @@ def enqueue(count: int, **options: Any) -> list[Any]:
     return summarize_text.enqueue_many(jobs)
 
 
-def spent_today(system: System) -> Decimal:
-    """What a new budget for all finds spent."""
-    (row,) = system.sql("""SELECT coalesce(sum(coalesce(cost_usd, assumed_cost_usd)), 0) AS usd
-                           FROM usage WHERE created_at >= date_trunc('day', now(), 'UTC')""")
+def spent_today(system: System, only: str | None = None) -> Decimal:
+    """What a new budget for all, or for all calls of one source, finds spent."""
+    (row,) = system.sql(
+        """
+        SELECT coalesce(sum(coalesce(cost_usd, assumed_cost_usd)), 0) AS usd FROM usage
+        WHERE created_at >= date_trunc('day', now(), 'UTC')
+          AND source = coalesce(%(only)s::text, source)
+        """,
+        only=only,
+    )
     usd: Decimal = row["usd"]
     return usd
 
@@ -172,6 +179,98 @@ def test_a_thousand_jobs_spend_what_the_budget_allows_and_the_rest_waits(
     budgets("raise", "all", f"{amount + cost * 1100:f}", "--per", "day")
     all_succeed(system, jobs)
     assert len(claude.ledger()) == 1000
+
+
+@pytest.mark.parametrize("lane", [(), ("--lane", "batch")], ids=["both lanes", "the lane"])
+def test_the_batch_lane_spends_what_the_budget_allows_and_the_rest_waits(
+    system: System,
+    claude: SimulatedClaude,
+    cost: Decimal,
+    lane: tuple[str, ...],
+) -> None:
+    claude.configure(batch_seconds=0.5)
+    before = spent_today(system, only="batch" if lane else None)
+    amount = before + cost * 25  # at half the price, for 50
+    budgets("set", "all", f"{amount:f}", "--per", "day", "--hard", *lane)
+
+    jobs = enqueue(200, lane="batch")
+    lane_stands_still(system)
+
+    assert cost * 10 < spent(claude) <= amount - before
+    ids = [job.id for job in jobs]
+    done = system.count("state = 'succeeded' AND id = ANY(%(ids)s)", ids=ids)
+    assert len(claude.ledger()) == done > 20
+    unsent = "state = 'queued' AND attempt = 0 AND rescues = 0 AND lane = 'batch'"
+    assert system.count(f"{unsent} AND deadline_at IS NULL") == 200 - done
+    assert not system.sql("SELECT id FROM usage WHERE outcome = 'in_flight'")
+    held = waiting(system)
+    (why,) = json.loads(budgets("why", str(held), "--json").stdout)
+    assert why["label"].startswith("all per day")
+    assert "held by" in claude_jobs("show", str(held)).stdout
+    assert "HELD BY BUDGET" in claude_jobs("status").stdout
+
+    # Nor is one of them claimed again and again.
+    claimed = system.sql("SELECT max(started_at) AS last FROM jobs")
+    system.sql("SELECT pg_sleep(3)")
+    assert system.sql("SELECT max(started_at) AS last FROM jobs") == claimed
+
+    budgets("raise", "all", f"{amount + cost * 300:f}", "--per", "day", *lane)
+    all_succeed(system, jobs)
+    assert len(claude.ledger()) == 200
+    assert {entry.batch_id is not None for entry in claude.ledger()} == {True}
+    system.eventually(lambda: lane_is_quiet(system), "a batch is left open")
+    nothing_is_reserved(system)
+    claude.configure(batch_seconds=0.0)
+
+
+def lane_stands_still(system: System) -> None:
+    """In this order: what is booked may let others go."""
+    system.eventually(
+        lambda: (
+            lane_is_quiet(system)
+            and not system.sql("SELECT usage_id FROM budget_reservations LIMIT 1")
+            and is_held(system)
+        ),
+        "the jobs are not held",
+        60,
+    )
+
+
+def lane_is_quiet(system: System) -> bool:
+    return not system.sql("SELECT id FROM batches WHERE state IN ('intent', 'submitted', 'ended')")
+
+
+def test_other_users_of_the_lane_do_not_wait_for_one_who_is_held(
+    system: System, claude: SimulatedClaude, allow: Callable[..., Decimal]
+) -> None:
+    allow(2, "user:greedy")
+    enqueue(30, lane="batch", user_id="greedy")
+    others = enqueue(10, lane="batch", user_id="modest")
+    all_succeed(system, others)
+    lane_stands_still(system)
+    assert system.count("state = 'queued' AND user_id = 'greedy' AND attempt = 0") > 20
+
+
+def test_a_batch_that_is_refused_gives_its_reservations_back(
+    system: System, claude: SimulatedClaude, allow: Callable[..., Decimal]
+) -> None:
+    allow(40)
+    claude.faults({"on": "batch_create", "status": 403, "message": "no batches here"})
+    jobs = enqueue(10, lane="batch")
+    all_succeed(system, jobs)
+    nothing_is_reserved(system)
+    assert {entry.batch_id for entry in claude.ledger()} == {None}
+
+
+def test_what_claude_did_not_carry_out_costs_a_budget_nothing(
+    system: System, claude: SimulatedClaude, cost: Decimal, allow: Callable[..., Decimal]
+) -> None:
+    before = allow(40) - cost * 40
+    claude.faults({"on": "batch_item", "result": "expired", "times": 10})
+    all_succeed(system, enqueue(10, lane="batch"))
+    nothing_is_reserved(system)
+    (row,) = system.sql("SELECT spent_usd FROM budget_status")
+    assert row["spent_usd"] == before + spent(claude)
 
 
 def test_a_window_that_turns_lets_go(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 from sqlalchemy import Connection
 
+from worker.batches.paying import LaneBudgets
 from worker.batches.round import NewRound, safe_seconds
 from worker.engine.registry import Registry
 from worker.settings import Settings
@@ -21,14 +22,6 @@ log = structlog.get_logger(__name__)
 #: For a task that this process does not know: its jobs fail when they are gathered.
 _UNKNOWN_SECONDS = 86_400.0
 
-#: Whether jobs of a model may be batched now; at least so many wait. Asked before any is claimed.
-MayBatch = Callable[[str, int], bool]
-
-
-def always(model: str, jobs: int) -> bool:
-    """No budget holds batches back."""
-    return True
-
 
 class Gatherer:
     """Gathers jobs by model; in the whole fleet one process at a time."""
@@ -39,13 +32,13 @@ class Gatherer:
         registry: Registry,
         models: Mapping[str, str],
         new_round: NewRound,
-        may_batch: MayBatch = always,
+        budgets: LaneBudgets,
     ) -> None:
         self._settings = settings
         self._seconds = {name: task.deadline for name, task in registry.items()}
         self._models = models
         self._new_round = new_round
-        self._may_batch = may_batch
+        self._budgets = budgets
 
     def gather(self, stopping: threading.Event) -> None:
         """Gather and submit what is due; returns at once when that is nothing."""
@@ -73,18 +66,23 @@ class Gatherer:
         paused = {(row["scope"], row["name"]) for row in control.pauses(connection)}
         if ("all", "") in paused:
             return []
+        self._budgets.look(connection)
         by_model: dict[str, list[Waiting]] = defaultdict(list)
-        for waiting in batch_gathering.waiting(connection, self._settings.batch_max_requests):
+        for waiting in batch_gathering.waiting(
+            connection, self._settings.batch_max_requests, not_of=self._budgets.users
+        ):
+            if self._budgets.hold(waiting.kind):
+                continue
             model = self._model(waiting.kind)
             if paused.isdisjoint({("task", waiting.kind.task), ("model", model)}):
                 by_model[model].append(waiting)
         due: list[Kind] = []
-        for model, found in by_model.items():
+        for found in by_model.values():
             jobs = sum(each.jobs for each in found)
             full = jobs >= self._settings.batch_max_requests
             oldest = max(each.oldest for each in found)
             late = oldest >= self._settings.batch_wait_minutes * 60
-            if (full or late) and self._may_batch(model, jobs):
+            if full or late:
                 due += [each.kind for each in found]
         return due
 

@@ -8,6 +8,7 @@ that read the same results, settle each job once. Nothing but a chunk of lines i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
@@ -26,6 +27,7 @@ from worker.engine import followup
 from worker.engine.budget import Spent
 from worker.engine.catalog import Catalog
 from worker.engine.choose import Choice, Unrunnable, unrunnable
+from worker.engine.gate import Gate
 from worker.engine.judge import Rejected, judge
 from worker.engine.prepare import Preparer
 from worker.engine.records import record_of
@@ -55,6 +57,7 @@ _LEFT_UNDONE = {
     "expired": ("timeout", Failure("batch_expired", "the batch expired before its turn")),
     "canceled": ("interrupted", Failure("batch_canceled", "its batch was cancelled")),
 }
+_NOTHING = Decimal(0)
 
 
 class Read(NamedTuple):
@@ -81,6 +84,7 @@ class Ingester:
         client: BatchClient,
         follow_ups: FollowUps,
         ended: Callable[[UUID], None],
+        gate: Gate,
     ) -> None:
         self._registry = registry
         self._catalog = catalog
@@ -90,6 +94,7 @@ class Ingester:
         self._client = client
         self._follow_ups = follow_ups
         self._ended = ended
+        self._gate = gate
         #: Members settled so far: whether there is any progress.
         self.settled = 0
         self._left = 0
@@ -154,7 +159,9 @@ class Ingester:
                 return self._errored(member, result)
             case kind:
                 outcome, failure = _LEFT_UNDONE[kind]
-                return self._returner.give_back(member, CallRecord(outcome=outcome), failure)
+                # It was not carried out, and is not billed.
+                record = CallRecord(outcome=outcome, cost_usd=_NOTHING, full_cost_usd=_NOTHING)
+                return self._returner.give_back(member, record, failure)
 
     def _succeeded(self, member: Member, body: bytes) -> Ended | None:
         try:
@@ -187,6 +194,8 @@ class Ingester:
         task = opened.choice.task
         try:
             prepared = self._preparer.prepare(opened.claim, opened.choice)
+            prompt = opened.choice.prompt
+            self._gate.learn(prepared.request, f"{prompt.name}/{prompt.version}", reply)
             accepted = judge(reply, task.output, task.checks, prepared.input, task.warnings)
         except Unrunnable as error:  # it was not when the batch was sent
             record = record_of(reply, "invalid_output", batch=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from worker.batches.followups import FollowUps
-from worker.batches.gather import Gatherer, MayBatch, always
+from worker.batches.gather import Gatherer
 from worker.batches.ingest import Ingester
 from worker.batches.keeper import Keeper, poll_pause
+from worker.batches.paying import LaneBudgets
 from worker.batches.reconcile import Reconciler
 from worker.batches.returning import Returner
 from worker.batches.round import Round
@@ -20,11 +21,13 @@ from worker.claude.inflight import Watchdog
 from worker.engine.attempt import Attempts
 from worker.engine.catalog import Catalog
 from worker.engine.choose import Chooser
+from worker.engine.gate import Gate
 from worker.engine.holdings import Holdings
 from worker.engine.loops import Loop
 from worker.engine.prepare import Preparer
 from worker.engine.registry import Registry
 from worker.engine.settling import Settler
+from worker.engine.spending import Spending
 from worker.settings import Settings
 
 #: Seconds between two looks.
@@ -50,7 +53,8 @@ class BatchLoop(Loop):
         holdings: Holdings,
         worker: str,
         ended: Callable[[UUID], None],
-        may_batch: MayBatch = always,
+        spending: Spending,
+        gate: Gate,
     ) -> None:
         super().__init__()
         client, settler = BatchClient(clients, watchdog), Settler(holdings)
@@ -59,12 +63,13 @@ class BatchLoop(Loop):
         submitter = Submitter(
             settings, client, settler, holdings, lambda: poll_pause(settings, None)
         )
+        budgets = LaneBudgets(spending, gate, models)
         self._gatherer = Gatherer(
             settings,
             registry,
             models,
-            lambda: Round(settings, chooser, preparer, settler, submitter),
-            may_batch,
+            lambda: Round(settings, chooser, preparer, settler, submitter, budgets),
+            budgets,
         )
         ingester = Ingester(
             registry,
@@ -75,6 +80,7 @@ class BatchLoop(Loop):
             client,
             self._follow_ups,
             ended,
+            gate,
         )
         self._keeper = Keeper(
             settings, client, Reconciler(settings, client), ingester, self.stopping

@@ -16,13 +16,14 @@ import structlog
 from sqlalchemy import Connection
 
 from worker.batches.draft import Draft, as_parameters
+from worker.batches.paying import LaneBudgets, Ready
 from worker.batches.submit import Submitter, submission_seconds
 from worker.engine.budget import Spent
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
 from worker.engine.prepare import Preparer
 from worker.engine.settling import OpenCall, Settler
 from worker.settings import Settings
-from worker.storage import batch_gathering, batches, settle
+from worker.storage import batch_gathering, batch_holding, batches, settle
 from worker.storage.batch_gathering import Kind
 from worker.storage.claim import Claim, FirstCall
 from worker.storage.engine import transaction
@@ -58,6 +59,7 @@ class Round:
         preparer: Preparer,
         settler: Settler,
         submitter: Submitter,
+        budgets: LaneBudgets,
     ) -> None:
         self._settings = settings
         self._chooser = chooser
@@ -65,6 +67,7 @@ class Round:
         self._settler = settler
         self._submitter = submitter
         self._safe = safe_seconds(settings)
+        self._budgets = budgets
         self._keeper = uuid4()
         # Longer than it takes to send another batch of the round first.
         self._lease = 2 * max(settings.lease_seconds, submission_seconds(settings))
@@ -80,11 +83,14 @@ class Round:
     def run(self, kinds: Mapping[Kind, float], stopping: threading.Event) -> None:
         """Gather all due jobs of these kinds, each with the seconds of its task, and submit."""
         while not stopping.is_set():
-            opened = self._open(kinds)
+            opened = self._open(
+                {kind: each for kind, each in kinds.items() if not self._budgets.hold(kind)}
+            )
             if opened is None:
                 break
-            for batch_id, each in opened:
-                self._add(batch_id, each)
+            ready = [ready for each in opened if (ready := self._prepare(*each)) is not None]
+            for member in self._pay(ready):
+                self._add(member)
             while self._full:
                 self._submitter.submit(self._full.pop())
         for draft in self._drafts.values():
@@ -100,7 +106,9 @@ class Round:
         with transaction() as connection:
             if not self._is_ours(connection):
                 return None
-            claims = batch_gathering.take(connection, kinds, safe=self._safe, limit=_CHUNK)
+            claims = batch_gathering.take(
+                connection, kinds, safe=self._safe, limit=_CHUNK, not_of=self._budgets.users
+            )
             for claim in claims:
                 if (choice := self._choose(connection, claim)) is not None:
                     members[choice.model].append((claim, choice))
@@ -142,14 +150,35 @@ class Round:
             return None
         return choice
 
-    def _add(self, batch_id: UUID, opened: OpenCall) -> None:
-        """Render the request of a call and put it into the batch of its model that has room."""
+    def _prepare(self, batch_id: UUID, opened: OpenCall) -> Ready | None:
         try:
-            prepared = self._preparer.prepare(opened.claim, opened.choice)
+            return Ready(batch_id, opened, self._preparer.prepare(opened.claim, opened.choice))
         except Unrunnable as error:
             with _bound(opened.claim):
                 self._settler.unrunnable(opened, error.failure)
-            return
+            return None
+
+    def _pay(self, ready: list[Ready]) -> list[Ready]:
+        """Reserve what they will cost; what no budget has room for goes back, and waits."""
+        refused = self._budgets.reserve(ready)
+        paid = [each for each in ready if each.opened.usage_id not in refused]
+        with transaction() as connection:
+            for each in ready:
+                if (refusal := refused.get(each.opened.usage_id)) is None:
+                    continue
+                claim = each.opened.claim
+                after = 0.0 if refusal.holds else refusal.wait
+                error = refusal.failure.as_json(claim.attempt)
+                batch_holding.hold(connection, claim, after=after, error=error)
+                settle.withdraw_call(connection, each.opened.usage_id)
+            batch_gathering.set_deadlines(connection, [each.opened.claim for each in paid])
+        if refused:
+            log.info("jobs of the batch lane are held by a budget", jobs=len(refused))
+        return paid
+
+    def _add(self, ready: Ready) -> None:
+        """Put the request of a call into the batch of its model that has room."""
+        batch_id, opened, prepared = ready
         parameters = as_parameters(prepared.request.parameters())
         model, settings = opened.choice.model, self._settings
         draft = self._drafts[model]

@@ -87,8 +87,7 @@ class Gate:
             NotSent: it may not be sent soon, was not wanted any more, or `pay` raised it.
             CallFailed: as `make` raises it, or because the call was ended while it waited.
         """
-        key, characters = f"{prompt} {request.model}", request.prompt_characters()
-        expected = self._estimates.estimate(key, characters, request.max_tokens)
+        expected = self.expected(request, prompt)
         reservation = self._enter(request.model, expected, control, longest_wait)
         try:
             if not wanted():
@@ -107,8 +106,20 @@ class Gate:
             raise
         used = _cost(reply.tokens)
         self._limiter.settle(reservation, used, reply.headers)
-        self._estimates.learn(key, characters, used)
+        self._learn(request, prompt, used)
         return reply
+
+    def expected(self, request: Request, prompt: str) -> Cost:
+        """What a call of this prompt version will use, by what earlier ones did."""
+        characters = request.prompt_characters()
+        return self._estimates.estimate(_key(prompt, request), characters, request.max_tokens)
+
+    def learn(self, request: Request, prompt: str, reply: Reply) -> None:
+        """Take note of a call that did not pass here: one of a Message Batch."""
+        self._learn(request, prompt, _cost(reply.tokens))
+
+    def _learn(self, request: Request, prompt: str, used: Cost) -> None:
+        self._estimates.learn(_key(prompt, request), request.prompt_characters(), used)
 
     def _enter(
         self, model: str, expected: Cost, control: CallControl, longest: float
@@ -142,6 +153,10 @@ class Gate:
             self._limiter.failed(reservation, facts.headers)
         else:
             self._limiter.settle(reservation, None, {})
+
+
+def _key(prompt: str, request: Request) -> str:
+    return f"{prompt} {request.model}"
 
 
 def _cost(tokens: Tokens) -> Cost:

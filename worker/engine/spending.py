@@ -47,6 +47,8 @@ class BudgetExhausted(NotSent):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(_HELD_SECONDS if refusal.holds else _TOO_DEAR_SECONDS, exhausted(refusal))
+        #: Nor has it for any usual one.
+        self.holds = refusal.holds
 
 
 class LedgerUnavailable(NotSent):
@@ -162,7 +164,7 @@ class Spending:
 
     def reserve_batch(
         self, connection: Connection, requests: Sequence[BatchRequest]
-    ) -> dict[int, Failure]:
+    ) -> dict[int, BudgetExhausted]:
         """Reserve for requests of a Message Batch, at half price, in `connection`'s transaction.
 
         They are tried in their order. What is returned, by usage row, may not be sent, each for its
@@ -183,7 +185,7 @@ class Spending:
             if self.concerns(each.task, each.user_id, each.model, "batch")
         ]
         refused = spending.reserve(connection, wanted) if wanted else {}
-        return {usage_id: exhausted(refusal) for usage_id, refusal in refused.items()}
+        return {usage_id: BudgetExhausted(refusal) for usage_id, refusal in refused.items()}
 
     def book(self) -> None:
         """Put what calls of this process did cost in the place of what was reserved for them."""

@@ -51,19 +51,28 @@ SELECT task, model, due.jobs, due.oldest FROM kinds CROSS JOIN LATERAL (
     SELECT count(*) AS jobs, extract(epoch FROM now() - min(run_at))::float AS oldest FROM (
         SELECT run_at FROM jobs
         WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL AND task = kinds.task
-          AND coalesce(model, '') = kinds.model AND run_at <= now()
+          AND coalesce(model, '') = kinds.model AND run_at <= now() AND (
+              user_id IS NULL OR user_id <> ALL(cast(:not_of AS text[])))
         ORDER BY run_at LIMIT :most) AS first
 ) AS due
 WHERE due.jobs > 0
 """)
 
 
-def waiting(connection: Connection, most: int) -> list[Waiting]:
-    """The kinds of jobs that wait for a batch; of each, no more than `most` are counted."""
-    rows = connection.execute(_WAITING, {"most": most})
+def waiting(connection: Connection, most: int, not_of: Sequence[str] = ()) -> list[Waiting]:
+    """The kinds of jobs that wait for a batch, but for those of the users in `not_of`.
+
+    Of each kind, no more than `most` are counted.
+    """
+    rows = connection.execute(_WAITING, {"most": most, "not_of": list(not_of)})
     return [Waiting(Kind(row.task, row.model), row.jobs, row.oldest) for row in rows]
 
 
+_TAKEN = CLAIM_COLUMNS.replace(
+    "jobs.deadline_at",
+    f"coalesce(jobs.deadline_at, "
+    f"now() + make_interval(hours => {_BATCH_HOURS}, secs => due.seconds))",
+)
 _TAKE = text(f"""
 WITH due AS (
     SELECT first.id, wanted.seconds
@@ -74,27 +83,32 @@ WITH due AS (
         WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NULL AND task = wanted.task
           AND coalesce(model, '') = wanted.model AND run_at <= now() AND rescues < :suspect
           AND (deadline_at IS NULL OR deadline_at >= now() + make_interval(secs => :safe))
+          AND (user_id IS NULL OR user_id <> ALL(cast(:not_of AS text[])))
         ORDER BY run_at LIMIT :limit
         FOR UPDATE SKIP LOCKED) AS first
     LIMIT :limit
 )
 UPDATE jobs
 SET state = 'running', attempt = attempt + 1, claim_token = gen_random_uuid(), worker = 'batch',
-    lease_expires_at = now() + make_interval(days => {_LEASE_DAYS}), started_at = now(),
-    deadline_at = coalesce(
-        deadline_at, now() + make_interval(hours => {_BATCH_HOURS}, secs => due.seconds))
+    lease_expires_at = now() + make_interval(days => {_LEASE_DAYS}), started_at = now()
 FROM due WHERE jobs.id = due.id
-RETURNING {CLAIM_COLUMNS}
+RETURNING {_TAKEN}
 """)  # noqa: S608
 
 
 def take(
-    connection: Connection, kinds: Mapping[Kind, float], *, safe: float, limit: int
+    connection: Connection,
+    kinds: Mapping[Kind, float],
+    *,
+    safe: float,
+    limit: int,
+    not_of: Sequence[str] = (),
 ) -> list[Claim]:
     """Claim up to `limit` due jobs of these kinds for a batch, the oldest of each kind first.
 
-    A kind's value is the seconds that its task gives a job; the day of the batch comes on top. Left
-    out is what `leave_lane` would take, with the same `safe` seconds to the deadline.
+    A kind's value is the seconds that its task gives a job; the day of the batch comes on top. They
+    are the job's from `set_deadlines` on. Left out are the users in `not_of`, and what `leave_lane`
+    would take, with the same `safe` seconds to the deadline.
     """
     values = {
         "tasks": [kind.task for kind in kinds],
@@ -103,8 +117,31 @@ def take(
         "limit": limit,
         "suspect": MAX_RESCUES,
         "safe": safe,
+        "not_of": list(not_of),
     }
     return [Claim(*row) for row in connection.execute(_TAKE, values)]
+
+
+_SET_DEADLINES = text("""
+UPDATE jobs SET deadline_at = started_at + make_interval(secs => given.seconds)
+FROM unnest(cast(:ids AS uuid[]), cast(:tokens AS uuid[]), cast(:seconds AS float[]))
+  AS given (id, token, seconds)
+WHERE jobs.id = given.id AND jobs.claim_token = given.token AND jobs.state = 'running'
+  AND jobs.deadline_at IS NULL
+""")
+
+
+def set_deadlines(connection: Connection, claims: Sequence[Claim]) -> None:
+    """Begin the time of members that have no deadline of their own; to be committed before sending.
+
+    Not when they are claimed: what goes back to wait in the lane has all of its time again.
+    """
+    values = {
+        "ids": [claim.id for claim in claims],
+        "tokens": [claim.token for claim in claims],
+        "seconds": [claim.seconds_left for claim in claims],
+    }
+    connection.execute(_SET_DEADLINES, values)
 
 
 _JOIN = text("""

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, RowMapping, text
 
 #: One process gathers at a time, so that batches get as large as they may.
-_GATHER_LOCK = 0x636C6A62
+_GATHER_LOCK = 0x636C6A67
 
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _GATHERING = text("""

@@ -120,6 +120,11 @@ class JobRow(Base):
             "run_at",
             postgresql_where=text("state = 'queued' AND waits_for IS NOT NULL"),
         ),
+        Index(
+            "jobs_waiting_in_lane",
+            "deadline_at",
+            postgresql_where=text("state = 'queued' AND lane = 'batch' AND waits_for IS NOT NULL"),
+        ),
         Index("jobs_dispatched", "dispatched_at", postgresql_where=text("state = 'dispatched'")),
         Index(
             "jobs_leased",
