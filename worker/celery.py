@@ -137,6 +137,7 @@ def _prepare_worker(**_: Any) -> None:
     api_key = settings.anthropic_api_key.get_secret_value()
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
     chooser, gate = Chooser(registry, serving, catalog), Gate(_limiter())
+    sharing = Sharing(settings, preparer.schemas, holdings, followers.attend, followers.release)
     _attempts = Attempts(
         settings,
         chooser,
@@ -146,7 +147,7 @@ def _prepare_worker(**_: Any) -> None:
         WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds),
         holdings,
         watchdog,
-        Sharing(settings, preparer.schemas, holdings, followers.attend, followers.release),
+        sharing,
         worker_name,
         spending,
         _writer(),
@@ -166,6 +167,7 @@ def _prepare_worker(**_: Any) -> None:
         announcer.ended,
         spending,
         gate,
+        sharing,
     )
 
 

@@ -44,6 +44,13 @@ SELECT id, id::text, 'summarize_text', 'batch', jsonb_build_object(
 FROM unnest(%(ids)s::uuid[]) AS id
 """
 
+_INSERT_ALIKE = """
+INSERT INTO jobs (task, lane, input)
+SELECT 'summarize_text', 'batch', jsonb_build_object(
+    'text', 'The fox and the dog of ' || request, 'max_words', 50, 'audience', 'all')
+FROM generate_series(1, %(requests)s) AS request, generate_series(1, %(each)s)
+"""
+
 
 @pytest.fixture
 def system(new_system: Callable[..., object]) -> Iterator[System]:
@@ -112,6 +119,55 @@ def test_workers_that_are_killed_on_the_way_neither_lose_nor_double_anything(
     assert len(fleet.exits) == deaths
     assert system.summary() == {"succeeded": number}
     assert_books_agree(system)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "while gathering",
+        "with the right to send",
+        "before the record",
+        "during the ingest",
+        "in a follow-up",
+        "after the ingest",
+    ],
+)
+def test_jobs_that_share_requests_outlive_those_who_lead(
+    new_system: Callable[..., object], fleet: Fleet, scale: Scale, tmp_path: Path, point: str
+) -> None:
+    """Each request is answered, once if nobody dies over it, and every follower gets its answer."""
+    deaths, requests, each = scale(4, 2), scale(60, 30), 5
+    with new_system(**LANE, CLAUDE_JOBS_CACHE_SECONDS="600") as system:  # type: ignore[attr-defined]
+        system.claude.configure(batch_seconds=0.3)
+        system.claude.faults(
+            {"on": "batch_item", "content": "wrong_type", "rate": 0.2, "times": None},
+            {"on": "batch_item", "status": 500, "rate": 0.1, "times": None},
+        )
+        mortal = {"DIE_AT": point, "DIE_TIMES": str(deaths), "DIE_FOLDER": str(tmp_path)}
+        system.sql(_INSERT_ALIKE, requests=requests, each=each)
+        fleet.start(scale(3, 1), app="tests.chaos.mortal", **mortal)
+        system.eventually(
+            lambda: fleet.tend() and all_settled(system),
+            lambda: unsettled(system),
+            seconds=scale(300, 120),
+        )
+        assert len(list(tmp_path.iterdir())) == deaths
+        assert system.summary() == {"succeeded": requests * each}
+        calls = system.sql("SELECT * FROM usage WHERE outcome = 'ok'")
+        assert len(calls) == requests * each
+        paid = [row for row in calls if row["source"] != "cache"]
+        # One that dies takes at most a batch's requests with it.
+        assert requests <= len(paid) <= requests * (1 + deaths)
+        answers = system.sql(
+            """SELECT input ->> 'text' FROM jobs JOIN results ON results.job_id = jobs.id
+               GROUP BY 1 HAVING count(DISTINCT output) > 1"""
+        )
+        assert len(answers) <= len(paid) - requests
+        billed = sum((entry.cost_usd for entry in system.claude.ledger()), Decimal(0))
+        recorded = system.sql("SELECT sum(cost_usd) AS usd FROM usage")[0]["usd"]
+        lost = system.sql("SELECT id FROM usage WHERE outcome = 'lost'")
+        assert recorded == billed or (lost and recorded < billed)
+        system.claude.configure(batch_seconds=0.0)
 
 
 def test_everything_at_once(system: System, fleet: Fleet, scale: Scale, rng: Random) -> None:

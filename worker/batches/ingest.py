@@ -34,6 +34,7 @@ from worker.engine.records import record_of
 from worker.engine.registry import Registry
 from worker.engine.serving import PINNED
 from worker.engine.settling import Ended, OpenCall, Settler
+from worker.engine.sharing import Sharing
 from worker.errors import (
     ConfigurationError,
     Failure,
@@ -85,6 +86,7 @@ class Ingester:
         follow_ups: FollowUps,
         ended: Callable[[UUID], None],
         gate: Gate,
+        sharing: Sharing,
     ) -> None:
         self._registry = registry
         self._catalog = catalog
@@ -95,6 +97,7 @@ class Ingester:
         self._follow_ups = follow_ups
         self._ended = ended
         self._gate = gate
+        self._sharing = sharing
         #: Members settled so far: whether there is any progress.
         self.settled = 0
         self._left = 0
@@ -132,7 +135,9 @@ class Ingester:
                 return missing
             missing += len(left)
             for member in left:
-                self._returner.give_back(member, CallRecord(outcome="lost"), failure)
+                ended = self._returner.give_back(member, CallRecord(outcome="lost"), failure)
+                if member.leads is not None and member.claim is not None and ended is not None:
+                    self._sharing.left(member.claim, member.leads, ended)
 
     def _settle(self, batch: Kept, results: Mapping[int, BatchResult]) -> None:
         with transaction() as connection:
@@ -146,6 +151,8 @@ class Ingester:
                 except (DataError, IntegrityError):
                     log.exception("Postgres refuses what became of a member: it is left open")
                     continue
+                if member.leads is not None and claim is not None and ended is not None:
+                    self._sharing.left(claim, member.leads, ended)
             self.settled += 1
             if claim is not None and ended is not None and ended.state in TERMINAL_STATES:
                 self._ended(claim.id)
@@ -238,7 +245,8 @@ class Ingester:
         except (UnknownPromptVersion, ConfigurationError) as error:
             raise unrunnable("unknown_prompt_version", error) from None
         choice = Choice(task, prompt, call.call_model, call.variant or PINNED)
-        return OpenCall(claim, choice, member.usage_id, Spent.before(claim), source="batch")
+        spent = Spent.before(claim)
+        return OpenCall(claim, choice, member.usage_id, spent, member.leads, source="batch")
 
 
 def _parsed(chunk: Iterable[bytes], batch_id: UUID) -> Iterator[tuple[int, BatchResult]]:

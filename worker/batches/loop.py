@@ -14,6 +14,7 @@ from worker.batches.paying import LaneBudgets
 from worker.batches.reconcile import Reconciler
 from worker.batches.returning import Returner
 from worker.batches.round import Round
+from worker.batches.sharing import LaneSharing
 from worker.batches.submit import Submitter
 from worker.claude.batches import BatchClient
 from worker.claude.clients import ClientStack
@@ -27,6 +28,7 @@ from worker.engine.loops import Loop
 from worker.engine.prepare import Preparer
 from worker.engine.registry import Registry
 from worker.engine.settling import Settler
+from worker.engine.sharing import Sharing
 from worker.engine.spending import Spending
 from worker.settings import Settings
 
@@ -55,6 +57,7 @@ class BatchLoop(Loop):
         ended: Callable[[UUID], None],
         spending: Spending,
         gate: Gate,
+        sharing: Sharing,
     ) -> None:
         super().__init__()
         client, settler = BatchClient(clients, watchdog), Settler(holdings)
@@ -68,7 +71,15 @@ class BatchLoop(Loop):
             settings,
             registry,
             models,
-            lambda: Round(settings, chooser, preparer, settler, submitter, budgets),
+            lambda: Round(
+                settings,
+                chooser,
+                preparer,
+                settler,
+                submitter,
+                budgets,
+                LaneSharing(sharing, ended),
+            ),
             budgets,
         )
         ingester = Ingester(
@@ -81,6 +92,7 @@ class BatchLoop(Loop):
             self._follow_ups,
             ended,
             gate,
+            sharing,
         )
         self._keeper = Keeper(
             settings, client, Reconciler(settings, client), ingester, self.stopping

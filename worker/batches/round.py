@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from worker.batches.draft import Draft, as_parameters
 from worker.batches.paying import LaneBudgets, Ready
+from worker.batches.sharing import LaneSharing
 from worker.batches.submit import Submitter, submission_seconds
 from worker.engine.budget import Spent
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
@@ -60,6 +61,7 @@ class Round:
         settler: Settler,
         submitter: Submitter,
         budgets: LaneBudgets,
+        sharing: LaneSharing,
     ) -> None:
         self._settings = settings
         self._chooser = chooser
@@ -68,6 +70,7 @@ class Round:
         self._submitter = submitter
         self._safe = safe_seconds(settings)
         self._budgets = budgets
+        self._sharing = sharing
         self._keeper = uuid4()
         # Longer than it takes to send another batch of the round first.
         self._lease = 2 * max(settings.lease_seconds, submission_seconds(settings))
@@ -89,7 +92,7 @@ class Round:
             if opened is None:
                 break
             ready = [ready for each in opened if (ready := self._prepare(*each)) is not None]
-            for member in self._pay(ready):
+            for member in self._pay(self._sharing.join(ready)):
                 self._add(member)
             while self._full:
                 self._submitter.submit(self._full.pop())
@@ -173,6 +176,9 @@ class Round:
                 settle.withdraw_call(connection, each.opened.usage_id)
             batch_gathering.set_deadlines(connection, [each.opened.claim for each in paid])
         if refused:
+            for each in ready:
+                if each.opened.usage_id in refused:
+                    self._sharing.release(each.opened)
             log.info("jobs of the batch lane are held by a budget", jobs=len(refused))
         return paid
 

@@ -129,7 +129,9 @@ class Attempts:
             if self._holdings.ending.is_set():
                 control.abort("shutdown")
             with self._spending.purse(opened.claim) as purse:
-                return self._converse(opened, prepared, control, Silence(), purse)
+                ended = self._converse(opened, prepared, control, Silence(), purse)
+            self._sharing.leave(opened, ended)
+            return ended
 
     def _converse(
         self,

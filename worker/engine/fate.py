@@ -12,6 +12,8 @@ from worker.storage.followers import Situation
 PATIENCE = 5.0
 #: One that is due and yet does not ask for so long may be held by a bound of its user's, say.
 LONGEST_IDLE = 30.0
+#: One that waits to be gathered into a batch again is given more time, as everything of its lane.
+LONGEST_IN_LANE = 3600.0
 
 _ANY_ATTEMPTS = 2**31 - 1
 
@@ -28,11 +30,22 @@ _OF_THE_REQUEST = {
     "input_error",
     "invalid_input",
     "template_error",
+    # Results of batches have Claude's error types, and no status.
+    "invalid_request_error",
+    "not_found_error",
+    "request_too_large",
 }
 _STATUSES_OF_THE_REQUEST = {400, 404, 413, 422}
 
 #: Failures that another job may be spared: of a deadline that passed, of one worker's API key.
-_OF_THE_JOB = {"no_capacity", "rate_limited", "superseded", "unfit_release"}
+_OF_THE_JOB = {
+    "no_capacity",
+    "rate_limited",
+    "superseded",
+    "unfit_release",
+    "authentication_error",
+    "permission_error",
+}
 _STATUSES_OF_THE_WORKER = {401, 403}
 
 
@@ -83,6 +96,8 @@ def fate(seen: Situation, *, servable: bool, spread: bool = True) -> Fate:
 
 
 def _is_on_its_way(seen: Situation) -> bool:
+    if seen.in_lane and seen.state == "queued" and not seen.waits:
+        return seen.idle < LONGEST_IN_LANE
     soon = seen.state == "queued" and not seen.waits and seen.due_in < PATIENCE
     return (soon or seen.state in ("dispatched", "running")) and seen.idle < LONGEST_IDLE
 

@@ -26,6 +26,7 @@ from worker.settings import Settings
 from worker.storage import followers
 from worker.storage.engine import transaction
 from worker.storage.followers import Situation
+from worker.storage.lane_leaders import is_lane_key
 
 log = structlog.get_logger(__name__)
 
@@ -153,6 +154,9 @@ def _end(
 
 def _promote(connection: Connection, key: str, seen: Situation, step: Fate) -> None:
     if isinstance(step, Promote):
+        if not is_lane_key(key):
+            # Back to their lane: whether anybody makes the request is seen when they are gathered.
+            followers.release(connection, key, lane_only=True)
         promoted = followers.promote(
             connection, key, seen, attempt=step.attempt, rescues=step.rescues
         )

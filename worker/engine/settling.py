@@ -28,6 +28,7 @@ from worker.errors import Abandon, Cancelled, Fail, Failure, PauseQueue, Retry, 
 from worker.storage import budgets, control, settle
 from worker.storage.claim import Claim
 from worker.storage.engine import autocommit, transaction
+from worker.storage.lane_leaders import request_of
 from worker.storage.settle import CallRecord
 
 log = structlog.get_logger(__name__)
@@ -58,7 +59,8 @@ NOT_OURS = Ended("not_ours")
 class OpenCall:
     """A claimed job whose usage row is `in_flight`.
 
-    `request_key`: it makes that request for others as well, and its result may be served again.
+    `request_key`: it makes that request for others as well, and its result may be served again; of
+    the batch lane that is the lane's key of the request.
     `source` is where its reply comes from: `api`, or `batch` for a member of a Message Batch.
     """
 
@@ -163,7 +165,7 @@ class Settler:
     def succeed(self, opened: OpenCall, reply: Reply, accepted: Accepted) -> Ended:
         """Store the validated output and end the job."""
         prompt = opened.choice.prompt
-        batch = opened.source == "batch"
+        batch, key = opened.source == "batch", opened.request_key
         record = record_of(reply, "ok", batch=batch)
         try:
             success = self._write(
@@ -179,7 +181,8 @@ class Settler:
                     prompt_sha256=prompt.sha256,
                     variant=opened.choice.variant,
                     model=reply.model,
-                    request_sha256=opened.request_key,
+                    request_sha256=key and request_of(key),
+                    leads=key,
                     source=opened.source,
                 )
             )

@@ -25,6 +25,7 @@ from worker.engine.settling import NOT_OURS, Ended, OpenCall
 from worker.errors import Failure, StorageUnavailable
 from worker.settings import Settings
 from worker.storage import cache, leaders
+from worker.storage.claim import Claim
 from worker.storage.engine import autocommit
 from worker.storage.leaders import Servable, Standing
 
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: What a request looks like may change as often while one looks; then it is made without more ado.
-_LOOKS = 20
+LOOKS = 20
 
 _SHARED = Failure("coalesced", "an identical request is being made: its result will be taken")
 
@@ -71,10 +72,33 @@ class Sharing:
         It ends at once with a result that may be served again, or by waiting for the job that makes
         the same request at this moment.
         """
+        claim = opened.claim
+        wanted = self.request(opened, prepared)
+        if wanted is None:
+            return opened
+        key, window = wanted
+        for _ in range(LOOKS):
+            standing = self.run(partial(leaders.enter, claim=claim, key=key, window=window))
+            for other in standing.elsewhere:
+                self._release(other)
+            servable = standing.servable
+            if servable is not None and not self.accepts(opened, servable, prepared):
+                window = 0.0
+                servable = None
+            step = self._step(opened, key, standing, servable)
+            if step is not None:
+                return step
+        return _leading(opened, key)
+
+    def request(self, opened: OpenCall, prepared: Prepared) -> tuple[str, float] | None:
+        """The key of the job's request, and for how many seconds its results are served again.
+
+        None: it is neither served nor shared.
+        """
         task, claim = opened.choice.task, opened.claim
         window = window_of(task, self._settings) if claim.cache else 0.0
         if not window:
-            return opened
+            return None
         key = request_key(
             prepared.request,
             task=task.name,
@@ -84,25 +108,15 @@ class Sharing:
             service=claim.service,
             user_id=claim.user_id if task.cache_per_user else None,
         )
-        for _ in range(_LOOKS):
-            standing = self._run(partial(leaders.enter, claim=claim, key=key, window=window))
-            for other in standing.elsewhere:
-                self._release(other)
-            servable = standing.servable
-            if servable is not None and not _accepts(task, servable, prepared):
-                log.info("a cached result is accepted no longer", source=str(servable.job_id))
-                window = 0.0
-                servable = None
-            step = self._step(opened, key, standing, servable)
-            if step is not None:
-                return step
-        return _leading(opened, key)
+        return key, window
 
     def leave(self, opened: OpenCall, ended: Ended) -> None:
         """Look after those who waited for this attempt, which has ended."""
-        key = opened.request_key
-        if key is None:
-            return
+        if opened.request_key is not None:
+            self.left(opened.claim, opened.request_key, ended)
+
+    def left(self, claim: Claim, key: str, ended: Ended) -> None:
+        """The same for a claim that led the request `key`."""
         if ended.state == "succeeded":
             if ended.followed:
                 self._attend(key)
@@ -110,9 +124,21 @@ class Sharing:
         # Whatever happens here: who looks after waiting jobs finds them within seconds.
         with suppress(SQLAlchemyError, StorageUnavailable):
             with autocommit() as connection:
-                alone = leaders.let_go(connection, opened.claim, key)
+                alone = leaders.let_go(connection, claim, key)
             if not alone:
                 self._attend(key)
+
+    def release(self, key: str) -> None:
+        """Let those go their own way who wait for a request that will not be made soon."""
+        self._release(key)
+
+    def accepts(self, opened: OpenCall, servable: Servable, prepared: Prepared) -> bool:
+        """Whether the task's checks, as they are now, accept a result."""
+        task = opened.choice.task
+        if still_accepted(servable.output, task.output, task.checks, prepared.input):
+            return True
+        log.info("a cached result is accepted no longer", source=str(servable.job_id))
+        return False
 
     def _step(
         self, opened: OpenCall, key: str, standing: Standing, servable: Servable | None
@@ -122,18 +148,19 @@ class Sharing:
         if not standing.held:
             return NOT_OURS
         if servable is not None:
-            return self._serve(opened, key, servable)
+            return self.serve(opened, key, servable)
         if leader is None:
             return None
         if leader.alive:
             ours = leader.token == opened.claim.token
-            return _leading(opened, key) if ours else self._park(opened, key, leader)
-        taken = self._run(lambda c: leaders.take_over(c, opened.claim, key, leader))
+            return _leading(opened, key) if ours else self.park(opened, key, leader)
+        taken = self.run(lambda c: leaders.take_over(c, opened.claim, key, leader))
         return _leading(opened, key) if taken else None
 
-    def _serve(self, opened: OpenCall, key: str, servable: Servable) -> Ended | None:
+    def serve(self, opened: OpenCall, key: str, servable: Servable) -> Ended | None:
+        """End a job that leads `key`, if anybody does, with a result; None: look again."""
         choice = opened.choice
-        followed = self._run(
+        followed = self.run(
             lambda connection: cache.serve(
                 connection,
                 opened.claim,
@@ -153,8 +180,9 @@ class Sharing:
             self._attend(key)
         return Ended("succeeded")
 
-    def _park(self, opened: OpenCall, key: str, leader: leaders.Leader) -> Ended | None:
-        state = self._run(lambda c: leaders.park(c, opened.claim, opened.usage_id, key, leader))
+    def park(self, opened: OpenCall, key: str, leader: leaders.Leader) -> Ended | None:
+        """Have a job wait for who leads `key`; None: look again."""
+        state = self.run(lambda c: leaders.park(c, opened.claim, opened.usage_id, key, leader))
         match state:
             case "queued":
                 log.info("job waits for an identical request", leader=str(leader.job_id))
@@ -164,8 +192,8 @@ class Sharing:
                 return Ended("cancelled", _SHARED)
         return None
 
-    def _run(self, statement: Callable[[Connection], T]) -> T:
-        """Through outages: done twice, each of these finds what the first one did."""
+    def run(self, statement: Callable[[Connection], T]) -> T:
+        """Run a statement through outages: done twice, it is to find what it did the first time."""
 
         def run() -> T:
             with autocommit() as connection:
@@ -178,7 +206,3 @@ def _leading(opened: OpenCall, key: str) -> OpenCall:
     return OpenCall(
         opened.claim, opened.choice, opened.usage_id, opened.spent, key, opened.opened_at
     )
-
-
-def _accepts(task: AnyTask, servable: Servable, prepared: Prepared) -> bool:
-    return still_accepted(servable.output, task.output, task.checks, prepared.input)

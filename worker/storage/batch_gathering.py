@@ -225,13 +225,27 @@ WHERE jobs.id = unsafe.id
 """)
 
 
+_UNSAFE_WAITING = text("""
+UPDATE jobs SET lane = 'interactive', waits_for = NULL
+FROM (
+    SELECT id FROM jobs
+    WHERE state = 'queued' AND lane = 'batch' AND waits_for IS NOT NULL
+      AND deadline_at < now() + make_interval(secs => :safe)
+    LIMIT :limit FOR UPDATE SKIP LOCKED
+) AS unsafe
+WHERE jobs.id = unsafe.id
+""")
+
+
 def leave_lane(connection: Connection, *, safe: float, limit: int = 1000) -> int:
     """Make jobs interactive that cannot wait for a batch; returns how many.
 
-    Those whose deadline is in less than `safe` seconds, and those that have used up their rescues.
+    Those whose deadline is in less than `safe` seconds, also where they wait for a request like
+    theirs, and those that have used up their rescues.
     """
-    values = {"suspect": MAX_RESCUES, "safe": safe, "limit": limit}
-    moved = connection.execute(_UNSAFE, values).rowcount
+    values = {"safe": safe, "limit": limit}
+    moved = connection.execute(_UNSAFE, values | {"suspect": MAX_RESCUES}).rowcount
+    moved += connection.execute(_UNSAFE_WAITING, values).rowcount
     if moved:
         connection.execute(WAKE)
     return moved

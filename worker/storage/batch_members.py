@@ -32,17 +32,24 @@ ARRAY(SELECT scope || ':' || name FROM pauses),
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An open call of a batch. `claim` is None once its job does not wait for it any more."""
+    """An open call of a batch. `claim` is None once its job does not wait for it any more.
+
+    `leads`: it makes the request of that key for other jobs as well.
+    """
 
     usage_id: int
     call: FirstCall
     claim: Claim | None
+    leads: str | None = None
 
 
 _MEMBERS = text(f"""
 SELECT usage.id AS usage_id, usage.model AS call_model, usage.prompt,
        usage.prompt_version AS call_version, usage.prompt_sha256, usage.variant,
-       usage.schema_sha256, {CLAIM_COLUMNS}
+       usage.schema_sha256,
+       (SELECT request_sha256 FROM request_leaders
+        WHERE job_id = jobs.id AND request_leaders.claim_token = jobs.claim_token LIMIT 1),
+       {CLAIM_COLUMNS}
 FROM usage LEFT JOIN jobs
   ON jobs.id = usage.job_id AND jobs.state = 'running' AND jobs.lane = 'batch'
      AND jobs.worker = :worker
@@ -64,8 +71,8 @@ def members(
     }
     found = []
     for row in connection.execute(_MEMBERS, values):
-        usage_id, call, claim = row[0], FirstCall(*row[1:7]), row[7:]
-        found.append(Member(usage_id, call, None if claim[0] is None else Claim(*claim)))
+        usage_id, call, leads, claim = row[0], FirstCall(*row[1:7]), row[7], row[8:]
+        found.append(Member(usage_id, call, None if claim[0] is None else Claim(*claim), leads))
     return found
 
 

@@ -29,7 +29,7 @@ WITH settled AS (
     SET outcome = 'ok', source = 'cache', source_job_id = :source, model = :model, cost_usd = 0,
         full_cost_usd = (SELECT sum(paid.full_cost_usd) FROM usage AS paid
                          WHERE paid.job_id = :source),
-        complete = true, inspected = true, finished_at = now()
+        complete = true, inspected = true, finished_at = now(), batch_id = NULL
     FROM settled
     WHERE usage.id = :usage_id AND usage.job_id = settled.id AND usage.outcome = 'in_flight'
 ), released AS (

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from worker.storage.finished import say_finished
+from worker.storage.lane_leaders import is_lane_key, request_of
 
 #: Jobs per statement: their commit holds up no other one for long.
 PIECE = 500
@@ -73,8 +74,9 @@ def forget_leaders(connection: Connection) -> int:
 class Situation:
     """A request that is waited for: one that waits, who leads it, and a result if there is one.
 
-    `leading`: the leader's claim runs. `state` None: there is no leader, or its job is gone.
-    `due_in` and `idle`, in seconds: until that job is due; since then, and since it was chosen.
+    `leading`: the leader's claim runs; `in_lane`: its job is one of the batch lane. `state` None:
+    there is no leader, or its job is gone. `due_in` and `idle`, in seconds: until that job is due;
+    since then, and since it was chosen.
     """
 
     task: str
@@ -84,6 +86,7 @@ class Situation:
     leading: bool
     state: str | None
     waits: bool
+    in_lane: bool
     due_in: float
     idle: float
     attempt: int
@@ -98,6 +101,7 @@ _SITUATION = text(f"""
 SELECT follower.task, follower.input, leader.job_id AS leader, leader.claim_token AS leader_token,
        coalesce(job.state = 'running' AND job.claim_token = leader.claim_token, false) AS leading,
        job.state, job.waits_for IS NOT NULL AS waits,
+       coalesce(job.lane = 'batch', false) AS in_lane,
        coalesce(extract(epoch FROM job.run_at - now())::float, 0) AS due_in,
        coalesce(extract(epoch FROM now() - greatest(job.run_at, leader.created_at))::float, 0)
            AS idle,
@@ -108,14 +112,15 @@ FROM (SELECT task, input FROM jobs WHERE {_WAITING} LIMIT 1) AS follower
 LEFT JOIN request_leaders AS leader ON leader.request_sha256 = :key
 LEFT JOIN jobs AS job ON job.id = leader.job_id
 LEFT JOIN LATERAL (
-    SELECT job_id, output FROM results WHERE request_sha256 = :key
+    SELECT job_id, output FROM results WHERE request_sha256 = :request
     ORDER BY created_at DESC LIMIT 1) AS result ON true
 """)  # noqa: S608 – built from the constant above
 
 
 def situation(connection: Connection, key: str) -> Situation | None:
     """How it stands with a request; None if nobody waits for it."""
-    row = connection.execute(_SITUATION, {"key": key}).one_or_none()
+    values = {"key": key, "request": request_of(key)}
+    row = connection.execute(_SITUATION, values).one_or_none()
     return None if row is None else Situation(*row)
 
 
@@ -202,7 +207,7 @@ def _ended(connection: Connection, ids: Any) -> list[UUID]:
 
 _PROMOTE = text(f"""
 WITH first AS (
-    SELECT id FROM jobs WHERE {_WAITING}
+    SELECT id FROM jobs WHERE {_WAITING} AND (lane <> 'batch' OR :in_lane)
     ORDER BY priority, run_at LIMIT 1
     FOR UPDATE SKIP LOCKED
 ), promoted AS (
@@ -228,10 +233,12 @@ def promote(
 ) -> UUID | None:
     """Have the most urgent follower dispatched, in the place of the leader that was seen.
 
-    It takes on the attempts and rescues that the request has cost so far.
+    It takes on the attempts and rescues that the request has cost so far. A job of the batch lane
+    goes ahead of others of the lane only.
     """
     values = {
         "key": key,
+        "in_lane": is_lane_key(key),
         "leader": seen.leader,
         "leader_token": seen.leader_token,
         "attempt": attempt,
@@ -243,7 +250,8 @@ def promote(
 
 _RELEASE = text(f"""
 WITH due AS (
-    SELECT id FROM jobs WHERE {_WAITING} ORDER BY priority, run_at LIMIT :limit
+    SELECT id FROM jobs WHERE {_WAITING} AND (lane = 'batch' OR NOT :lane_only)
+    ORDER BY priority, run_at LIMIT :limit
     FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs SET waits_for = NULL FROM due WHERE jobs.id = due.id AND jobs.state = 'queued'
@@ -252,9 +260,10 @@ UPDATE jobs SET waits_for = NULL FROM due WHERE jobs.id = due.id AND jobs.state 
 _WAKE = text("SELECT pg_notify('claude_jobs_due', '')")
 
 
-def release(connection: Connection, key: str) -> int:
-    """Let up to `PIECE` followers be dispatched as if they had never waited."""
-    released = connection.execute(_RELEASE, {"key": key, "limit": PIECE}).rowcount
+def release(connection: Connection, key: str, *, lane_only: bool = False) -> int:
+    """Let up to `PIECE` followers go on as if they had never waited, or those of the batch lane."""
+    values = {"key": key, "limit": PIECE, "lane_only": lane_only}
+    released = connection.execute(_RELEASE, values).rowcount
     if released:
         connection.execute(_WAKE)
     return released

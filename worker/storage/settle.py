@@ -91,7 +91,7 @@ _SUCCEED = Statement(f"{_RESULT} SELECT false FROM settled")  # noqa: S608
 # Whoever waits for this result either has marked the row by now, or will not find it.
 _SUCCEED_LEADING = Statement(f"""{_RESULT}, released AS (
     DELETE FROM request_leaders USING settled
-    WHERE request_leaders.request_sha256 = :request_sha256
+    WHERE request_leaders.request_sha256 = :leads
       AND request_leaders.job_id = settled.id AND request_leaders.claim_token = :token
     RETURNING followed
 )
@@ -184,10 +184,12 @@ def succeed(
     warnings: Sequence[dict[str, str]] = (),
     source: str = "api",
     request_sha256: str | None = None,
+    leads: str | None = None,
 ) -> Success | None:
     """Store the result, complete the usage row and end the job; None when the claim was lost.
 
-    With `request_sha256` the result may be served again, and the job leads that request no longer.
+    With `request_sha256` the result may be served again, and the job leads that request no longer;
+    `leads` is the key that it has led under, if that is another one.
     """
     parameters = _parameters(claim, usage_id, call) | {
         "output": output,
@@ -199,6 +201,7 @@ def succeed(
         "source": source,
         "warnings": json.dumps(list(warnings)),
         "request_sha256": request_sha256,
+        "leads": leads or request_sha256,
     }
     statement = _SUCCEED if request_sha256 is None else _SUCCEED_LEADING
     row = statement.row(connection, parameters)

@@ -21,6 +21,7 @@ def seen(state: str | None, **facts: Any) -> Situation:
         "leading": False,
         "state": state,
         "waits": False,
+        "in_lane": False,
         "due_in": 0.0,
         "idle": 0.0,
         "attempt": 2,
@@ -49,6 +50,10 @@ def failed(type_: str, status: int | None = None, **facts: Any) -> Situation:
         (seen("queued", waits=True), Promote(2, 1)),  # it follows somebody itself
         (seen("queued", idle=31.0), Promote(2, 1)),  # something holds it
         (seen("dispatched", idle=31.0), Promote(2, 1)),
+        (seen("queued", in_lane=True, due_in=600.0), Wait()),  # its batch was not taken
+        (seen("queued", in_lane=True, idle=900.0), Wait()),  # until there are enough for a batch
+        (seen("queued", in_lane=True, idle=3601.0), Promote(2, 1)),
+        (seen("queued", in_lane=True, waits=True), Promote(2, 1)),
         (seen("running", idle=31.0), Promote(0, 1)),  # with something else
         (seen("running", leading=True, idle=3600.0), Wait()),
         (seen("cancelled"), Promote(0, 1)),
@@ -56,6 +61,8 @@ def failed(type_: str, status: int | None = None, **facts: Any) -> Situation:
         (seen(None, rescues=0), Promote(0, 0)),
         (failed("refused"), FailAll(2**31 - 1)),
         (failed("invalid_request_error", 400), FailAll(2**31 - 1)),
+        (failed("invalid_request_error"), FailAll(2**31 - 1)),  # of a batch
+        (failed("permission_error"), Promote(0, 1)),
         (failed("worker_lost"), FailAll(2**31 - 1)),
         (failed("budget_spent"), FailAll(2**31 - 1)),
         (failed("overloaded", 529), Promote(2, 1)),  # its deadline passed
