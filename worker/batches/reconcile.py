@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
+from uuid import UUID
 
 from worker.batches.draft import usage_of
 from worker.batches.submit import submission_seconds
@@ -23,7 +24,7 @@ from worker.storage.engine import transaction
 
 #: How far Claude's clock and Postgres' may be apart. Were it more, a batch could be overlooked.
 _SKEW = timedelta(hours=1)
-#: Batches of others that are remembered, so that their results are looked at once.
+#: Candidates that were somebody else's are remembered, so that their results are looked at once.
 _MOST_FOREIGN = 10_000
 
 
@@ -41,7 +42,8 @@ class Reconciler:
     def __init__(self, settings: Settings, client: BatchClient) -> None:
         self._settings = settings
         self._client = client
-        self._foreign: set[str] = set()
+        #: Pairs: what is not one batch of ours may still be another one.
+        self._foreign: set[tuple[UUID, str]] = set()
 
     def look_for(self, batch: Kept) -> Verdict:
         """Whether `batch`, whose request was sent, exists.
@@ -54,8 +56,8 @@ class Reconciler:
             if remote.has_ended:
                 if self._is_of(remote, batch):
                     return Verdict("found", remote)
-                self._remember(remote.id)
-        if any(remote.id not in self._foreign for remote in candidates):
+                self._remember(batch, remote)
+        if any((batch.id, remote.id) not in self._foreign for remote in candidates):
             return Verdict("unknown")
         assert batch.sent_ago is not None  # noqa: S101 – what was not sent is not looked for
         patience = submission_seconds(self._settings) + self._settings.batch_confirm_seconds
@@ -70,7 +72,7 @@ class Reconciler:
             if remote.created_at <= latest
             and remote.archived_at is None
             and remote.request_counts.total() == batch.requests
-            and remote.id not in self._foreign
+            and (batch.id, remote.id) not in self._foreign
         ]
         with transaction() as connection:
             known = batches.known(connection, [remote.id for remote in found])
@@ -82,7 +84,7 @@ class Reconciler:
                 return usage_of(parse_line(line).custom_id, batch.id) is not None
         return False
 
-    def _remember(self, anthropic_id: str) -> None:
+    def _remember(self, batch: Kept, remote: RemoteBatch) -> None:
         if len(self._foreign) >= _MOST_FOREIGN:
             self._foreign.clear()
-        self._foreign.add(anthropic_id)
+        self._foreign.add((batch.id, remote.id))
