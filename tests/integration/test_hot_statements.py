@@ -26,12 +26,14 @@ from tests.integration.steps import (
 )
 from worker.storage import (
     batch_gathering,
+    batch_holding,
     batch_listing,
     batch_members,
     batches,
     cache,
     fleet,
     followers,
+    lane_leaders,
     leaders,
     leases,
     read,
@@ -120,6 +122,14 @@ def gathered(connection: Connection) -> UUID:
     claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, safe=90_000, limit=10)
     assert batch_gathering.join(connection, batch_id, [(each, CALL) for each in claims])
     return batch_id
+
+
+def take_and_enter(connection: Connection) -> None:
+    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, 10)
+    entering = [lane_leaders.Entering(each, "some key", 600.0) for each in claims]
+    assert lane_leaders.enter(connection, entering)
+    batch_gathering.set_deadlines(connection, claims)
+    batch_holding.hold(connection, claims[0], after=0.0, error={})
 
 
 def claim_and(end: Callable[..., bool]) -> Callable[[Connection], object]:
@@ -235,6 +245,8 @@ HOT: dict[str, Callable[[Connection], object]] = {
     ),
     "look for jobs to gather": lambda c: batch_gathering.waiting(c, 10_000),
     "take, join": gathered,
+    "take, enter": take_and_enter,
+    "rooms": batch_holding.rooms,
     "members": lambda c: batch_members.members(c, gathered(c), [1, 2, 3]),
     "all members": lambda c: batch_members.members(c, gathered(c)),
     "whether anybody waits": lambda c: batch_members.any_wanted(c, gathered(c)),
