@@ -141,7 +141,9 @@ def _replace_enqueue_job(definition: str) -> None:
     op.execute(definition.replace("{schema}", schema))
     op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
     for producer in producers:
-        op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {producer}")
+        # Not through `text`: a role may have a colon in its name.
+        grant = f"GRANT EXECUTE ON FUNCTION {name} TO {producer}"
+        connection.exec_driver_sql(grant.replace("%", "%%"))
 
 
 def _replace_job_status(definition: str) -> None:

@@ -153,7 +153,7 @@ def _change_function(changes: list[tuple[str, str]]) -> None:
         definition = definition.replace(before, after)
     callers = connection.execute(
         text("""
-        SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(grantee::regrole::text) END
+        SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
         FROM pg_proc, aclexplode(proacl)
         WHERE oid = 'enqueue_job'::regproc AND grantee <> proowner
         """)
@@ -164,4 +164,5 @@ def _change_function(changes: list[tuple[str, str]]) -> None:
     connection.exec_driver_sql(definition.replace("%", "%%"))
     connection.exec_driver_sql("REVOKE ALL ON FUNCTION enqueue_job FROM PUBLIC")
     for caller in granted:
-        connection.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {caller}")
+        grant = f"GRANT EXECUTE ON FUNCTION enqueue_job TO {caller}"
+        connection.exec_driver_sql(grant.replace("%", "%%"))

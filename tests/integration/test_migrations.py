@@ -117,21 +117,22 @@ def test_every_migration_goes_up_down_and_up_again(empty: Engine) -> None:
         assert definitions(connection) == seen[-1]
 
 
+@pytest.mark.parametrize("role", ["enqueuer_of_old", "Web:shop of 50%"])
 def test_whoever_could_enqueue_by_sql_still_can_when_the_function_has_changed(
-    empty: Engine,
+    empty: Engine, role: str
 ) -> None:
-    role = "enqueuer_of_old"
-    may = text(f"SELECT has_function_privilege('{role}', 'enqueue_job'::regproc, 'EXECUTE')")
+    named, quoted = role.replace(":", r"\:"), '"' + role.replace(":", r"\:") + '"'
+    may = text(f"SELECT has_function_privilege('{named}', 'enqueue_job'::regproc, 'EXECUTE')")
     others = text("SELECT has_function_privilege('pg_monitor', 'enqueue_job'::regproc, 'EXECUTE')")
     with transaction(empty) as connection:
-        connection.execute(text(f"CREATE ROLE {role}"))
+        connection.execute(text(f"CREATE ROLE {quoted}"))
         migrate(connection, "0012")
-        connection.execute(text(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {role}"))
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {quoted}"))
         for revision in (head(), "0012"):
             migrate(connection, revision)
             assert connection.scalar(may)
             assert not connection.scalar(others)
-        connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+        connection.execute(text(f"DROP OWNED BY {quoted}; DROP ROLE {quoted}"))
 
 
 def scripts() -> ScriptDirectory:
