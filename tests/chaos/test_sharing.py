@@ -53,8 +53,8 @@ def assert_all_share_one_result(system: System, number: int) -> None:
         assert row["output"] == originals[0]["output"] or len(originals) > 1
         if row["source"] == "cache":
             assert row["source_job_id"] in {each["id"] for each in originals}
-    assert system.sql("SELECT FROM usage WHERE outcome = 'in_flight'") == []
-    assert system.sql("SELECT FROM jobs WHERE waits_for IS NOT NULL") == []
+    assert system.sql("SELECT 1 FROM usage WHERE outcome = 'in_flight'") == []
+    assert system.sql("SELECT 1 FROM jobs WHERE waits_for IS NOT NULL") == []
 
 
 def test_a_thousand_identical_jobs_over_four_workers_make_one_call(
@@ -184,5 +184,5 @@ def test_where_it_is_off_every_job_asks_and_nobody_is_left_waiting(
             fleet.stop()
 
         assert len(system.claude.ledger()) == 20
-        assert system.sql("SELECT FROM results WHERE request_sha256 IS NOT NULL") == []
-        assert system.sql("SELECT FROM request_leaders") == []
+        assert system.sql("SELECT 1 FROM results WHERE request_sha256 IS NOT NULL") == []
+        assert system.sql("SELECT 1 FROM request_leaders") == []
