@@ -6,11 +6,13 @@ and nothing is left reserved, led or waited for.
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,13 @@ RETURNING id
 
 @pytest.fixture
 def system(new_system: Callable[..., Any], tmp_path: Path) -> Iterator[System]:
-    """A system that shares requests, with a version 9.0 whose system prompt Claude caches."""
+    """A system that shares requests, with a version 0.9 whose system prompt Claude caches."""
     folder = tmp_path / "prompts"
     shutil.copytree(PROJECT / "prompts", folder)
     shipped = (folder / "summarize_text" / "1.0.toml").read_text()
     head, system, tail = shipped.partition("system = '''\n")
     cached = f'cache = "5m"\n{head}{system}{RULES}\n{tail}'
-    (folder / "summarize_text" / "9.0.toml").write_text(cached)
+    (folder / "summarize_text" / "0.9.toml").write_text(cached)
     with new_system(
         CLAUDE_JOBS_CACHE_SECONDS="600",
         CLAUDE_JOBS_PROMPTS_DIR=str(folder),
@@ -68,7 +70,8 @@ def enqueue(
     return [row["id"] for row in rows]
 
 
-def command(system: System, *arguments: str) -> None:
+def command(system: System, *arguments: str) -> str:
+    """Run `claude-jobs …`; returns what it printed."""
     done = subprocess.run(
         [COMMAND, *arguments],
         check=False,
@@ -78,6 +81,7 @@ def command(system: System, *arguments: str) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def waiting(system: System) -> int:
@@ -168,14 +172,14 @@ def test_who_waits_has_the_result_though_its_user_s_budget_is_used_up(
 def test_a_leader_cancelled_at_the_warm_gate_is_replaced(system: System, fleet: Fleet) -> None:
     fleet.start(2)
     system.claude.faults(Fault(delay=ENDLESS))
-    (warming,) = enqueue(system, text="Another.", version="9.0")
+    (warming,) = enqueue(system, text="Another.", version="0.9")
     system.running(1)
-    (leader,) = enqueue(system, version="9.0")
+    (leader,) = enqueue(system, version="0.9")
     system.eventually(
         lambda: bool(system.sql("SELECT 1 FROM request_leaders WHERE job_id = %(id)s", id=leader)),
         "it does not lead",
     )
-    followers = enqueue(system, 10, version="9.0")
+    followers = enqueue(system, 10, version="0.9")
     system.eventually(lambda: waiting(system) == 10, system.unfinished)
     assert system.claude.stats()["in_flight"] == 1
 
@@ -197,8 +201,10 @@ def test_a_release_while_jobs_wait_is_followed_by_all(
     system: System, fleet: Fleet, there_and_back: bool
 ) -> None:
     fleet.start(1)
+    release = ("prompts", "release", "summarize_text", "--force", "--reason", "a test")
+    command(system, *release, "1.0")
     leader, followers = share(system, 20)
-    command(system, "prompts", "release", "summarize_text", "9.0")
+    command(system, *release, "0.9")
     if there_and_back:
         command(system, "prompts", "rollback", "summarize_text", "1.0")
     replace_worker(system, fleet)
@@ -207,7 +213,7 @@ def test_a_release_while_jobs_wait_is_followed_by_all(
     jobs = [leader, *followers]
     assert_succeeded(system, jobs)
     served = system.sql("SELECT DISTINCT prompt_version AS served FROM results")
-    assert served == [{"served": "1.0" if there_and_back else "9.0"}]
+    assert served == [{"served": "1.0" if there_and_back else "0.9"}]
     assert billed(system) == 1
     assert_nothing_is_left(system)
 
@@ -257,10 +263,10 @@ def test_a_worker_that_dies_with_all_of_it_leaves_nothing_behind(
     command(system, "budgets", "set", "all", "100", "--per", "day", "--hard")
     workers = fleet.start(1)
     system.claude.faults(Fault(delay=ENDLESS))
-    (leader,) = enqueue(system, version="9.0")
+    (leader,) = enqueue(system, version="0.9")
     system.running(1)
-    others = enqueue(system, text="Another.", version="9.0")
-    followers = enqueue(system, 20, version="9.0")
+    others = enqueue(system, text="Another.", version="0.9")
+    followers = enqueue(system, 20, version="0.9")
     system.eventually(lambda: waiting(system) == 20, system.unfinished)
     assert system.sql("SELECT 1 FROM budget_reservations")
     assert system.sql("SELECT 1 FROM request_leaders")
@@ -328,3 +334,79 @@ def test_a_worker_that_is_stopped_hands_on_who_waits(system: System, fleet: Flee
     assert_succeeded(system, [leader, *followers])
     assert billed(system) == 1
     assert_nothing_is_left(system)
+
+
+def test_all_books_agree_to_the_last_cent(system: System, fleet: Fleet) -> None:
+    """Claude's ledger, the usage table, its views, the review, `usage`, and the budget's sum."""
+    quick = {"CLAUDE_JOBS_BATCH_WAIT_MINUTES": "0", "CLAUDE_JOBS_BATCH_POLL_SECONDS": "0.2"}
+    command(system, "budgets", "set", "all", "100", "--per", "month", "--lane", "interactive")
+    fleet.start(2, **quick)
+    system.claude.configure(latency=0.5, batch_seconds=0.3)
+    system.claude.faults(
+        Fault(content="missing_field", times=4),
+        Fault(status=500, times=2),
+        Fault(content="wrong_type", on="batch_item", times=3),
+    )
+    for n in range(10):
+        enqueue(system, 1, f"Cached {n}.", user=f"user-{n}", version="0.9")
+        enqueue(system, 3, f"Shared {n}.", user=f"user-{n}")
+    enqueue(system, 5, "Alone.", cache=False)
+    system.sql("""
+        INSERT INTO jobs (task, lane, input)
+        SELECT 'summarize_text', 'batch', jsonb_build_object(
+            'text', 'Batched ' || n, 'max_words', 50, 'audience', 'everybody')
+        FROM generate_series(1, 10) AS n""")
+    system.all_end()
+    enqueue(system, 5, "Shared 1.", user="late")
+    system.all_end()
+    assert_nothing_is_left(system)
+    system.eventually(
+        lambda: not system.sql("SELECT 1 FROM batches WHERE state <> 'ingested'"), "not all is in"
+    )
+
+    (spent,) = system.sql("""
+        SELECT sum(cost_usd) AS usd, sum(full_cost_usd) AS full, count(*) AS rows,
+               count(*) FILTER (WHERE source <> 'cache') AS calls,
+               sum(full_cost_usd) FILTER (WHERE source = 'cache') AS spared,
+               count(DISTINCT job_id) AS jobs
+        FROM usage""")
+    assert spent["usd"] == sum(entry.cost_usd for entry in system.claude.ledger())
+    (budget,) = system.sql("SELECT spent_usd, calls FROM budget_windows")
+    (called,) = system.sql(
+        "SELECT sum(cost_usd) AS spent_usd, count(*) AS calls FROM usage WHERE source = 'api'"
+    )
+    assert budget == called
+    for view in ("usage_daily", "usage_by_prompt", "usage_by_user", "usage_per_job"):
+        (sums,) = system.sql(f"""
+            SELECT sum(cost_usd) AS usd, sum(full_cost_usd) AS full, sum(calls) AS calls,
+                   sum(jobs) AS jobs,
+                   sum(saved_by_prompt_cache_usd + saved_by_batch_usd + saved_by_cache_usd
+                       + saved_by_coalescing_usd) AS saved
+            FROM {view}""")
+        assert sums == {
+            "usd": spent["usd"],
+            "full": spent["full"],
+            "calls": spent["calls"],
+            "jobs": spent["jobs"],
+            "saved": spent["full"] - spent["usd"],
+        }, view
+    for by in ("task", "prompt", "model", "user", "day", "outcome"):
+        rows = json.loads(command(system, "usage", "--by", by, "--json"))
+        assert sum(Decimal(str(row["cost_usd"])) for row in rows) == spent["usd"], by
+        assert sum(Decimal(str(row["spared_usd"])) for row in rows) == spent["spared"], by
+        assert sum(row["calls"] for row in rows) == spent["calls"], by
+    # A day that is over: then it may be reviewed.
+    system.sql("UPDATE usage SET created_at = created_at - interval '1 day'")
+    (newest,) = system.sql(
+        "SELECT max((created_at AT TIME ZONE 'UTC')::date)::text AS day FROM usage"
+    )
+    review = json.loads(command(system, "report", "--until", newest["day"], "--json"))
+    assert Decimal(review["now"]["cost_usd"]) == spent["usd"]
+    assert Decimal(review["now"]["full_cost_usd"]) == spent["full"]
+    for lines in review["by"].values():
+        assert sum(Decimal(line["now"]["cost_usd"]) for line in lines) == spent["usd"]
+        assert sum(line["now"]["jobs"] for line in lines) == spent["jobs"]
+    assert sum(Decimal(day["cost_usd"]) for day in review["days"]) == spent["usd"]
+    used = {name: review["now"][name] for name in ("cache_hits", "coalesced_jobs", "batch_calls")}
+    assert all(used.values()), used
+    assert review["now"]["cache_read_tokens"]
