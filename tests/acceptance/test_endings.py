@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from celery import Celery
 from sqlalchemy import text
 
 from sandbox.claude.client import SimulatedClaude
@@ -20,6 +21,8 @@ from worker.storage.engine import transaction
 
 SECRET = "whsec_" + "A" * 43 + "="
 
+Start = Callable[..., Service]
+
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
@@ -29,7 +32,7 @@ def hook() -> Iterator[Hook]:
 
 
 @pytest.fixture
-def start(stack: Stack, fleet_environment: dict[str, str]) -> Iterator[Callable[[str], Service]]:
+def start(stack: Stack, fleet_environment: dict[str, str]) -> Iterator[Start]:
     """Starts workers that may post to loopback."""
     own = {k: v for k, v in fleet_environment.items() if stack.environment.get(k) != v}
     own |= {
@@ -39,8 +42,8 @@ def start(stack: Stack, fleet_environment: dict[str, str]) -> Iterator[Callable[
     }
     started: list[Service] = []
 
-    def start(name: str) -> Service:
-        started.append(stack.start_worker(f"endings-{name}", **own))
+    def start(name: str, **more: str) -> Service:
+        started.append(stack.start_worker(f"endings-{name}", **own, **more))
         return started[-1]
 
     yield start
@@ -60,7 +63,7 @@ def heard(listener: psycopg.Connection[Any], number: int) -> list[str]:
 
 
 def test_listeners_and_webhooks_are_told_of_every_end(
-    start: Callable[[str], Service],
+    start: Start,
     hook: Hook,
     fleet_environment: dict[str, str],
     claude: SimulatedClaude,
@@ -100,7 +103,7 @@ def test_listeners_and_webhooks_are_told_of_every_end(
 
 
 def test_a_task_s_webhook_is_told_of_jobs_that_name_none(
-    start: Callable[[str], Service], hook: Hook, eventually: Callable[..., None]
+    start: Start, hook: Hook, eventually: Callable[..., None]
 ) -> None:
     start("d")
     with transaction() as connection:  # as a worker that knows such a task does when it starts
@@ -111,8 +114,23 @@ def test_a_task_s_webhook_is_told_of_jobs_that_name_none(
     assert hook.requests[0][2]["data"]["id"] == str(told)
 
 
+def test_a_task_s_webhook_is_told_of_what_celery_alone_has_sent(
+    start: Start, hook: Hook, fleet_environment: dict[str, str], eventually: Callable[..., None]
+) -> None:
+    start("e", app="tests.acceptance.telling", TOLD_URL=hook.url)
+    fit, unfit = str(uuid.uuid4()), str(uuid.uuid4())
+    values = {"text": "A fox and a dog.", "max_words": 50, "audience": "all"}
+    with Celery(broker=fleet_environment["REDIS_URL"], set_as_current=False) as producer:
+        producer.send_task("summarize_text", kwargs=values, task_id=fit)
+        producer.send_task("summarize_text", kwargs={}, task_id=unfit)
+
+    eventually(lambda: len(hook.requests) == 2)
+    told = {body["data"]["id"]: body["type"] for _, _, body in hook.requests}
+    assert told == {fit: "job.succeeded", unfit: "job.failed"}
+
+
 def test_what_a_worker_dies_over_another_one_posts(
-    start: Callable[[str], Service],
+    start: Start,
     hook: Hook,
     claude: SimulatedClaude,
     eventually: Callable[..., None],
