@@ -55,10 +55,11 @@ HOSTILE = [
     "https://[::1",
     "https://shop.example:99999/",
     "",
+    "https://a..b/",
 ]
 
 
-def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_nobody_is_called() -> None:
+def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_it_is_given_up_at_once() -> None:
     """As an owner's own INSERT has it, which nobody has checked."""
     for url in HOSTILE:
         job = new_job(webhook_url=url)
@@ -66,10 +67,14 @@ def test_whatever_a_row_names_as_its_webhook_its_job_ends_and_nobody_is_called()
             steps.succeed(connection, *run(connection, job))
         (it,) = claimed()
 
-        loop().deliver(it)
+        with capture_logs() as logged:
+            loop().deliver(it)
 
-        assert "its URL " in stored(job.id).error
-        assert len(stored(job.id).host) <= 255
+        row = stored(job.id)
+        assert "its URL " in row.error
+        assert (row.attempts, row.next_attempt_at) == (1, None)
+        assert len(row.host) <= 255
+        assert [entry["event"] for entry in logged] == ["webhook not delivered, given up"]
         with transaction() as connection:
             connection.execute(text("DELETE FROM webhook_deliveries"))
 

@@ -48,13 +48,14 @@ def addresses_of(url: str, *, allow_private: bool) -> list[str]:
         NotDelivered: its host has none, or none that is public.
     """
     if problem := malformed_url(url):
-        raise NotDelivered(f"its URL {problem}")
+        raise NotDelivered(f"its URL {problem}", for_good=True)
     parts = urlsplit(url)
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or "not a host's name"
-        raise NotDelivered(f"its host was not found: {said}") from None
+    except UnicodeError:  # a part of its name that is empty, or longer than 63 characters
+        raise NotDelivered("its URL names a host that cannot be one", for_good=True) from None
+    except OSError as error:
+        raise NotDelivered(f"its host was not found: {error.strerror}") from None
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     allowed = [each for each in addresses if allow_private or is_public(each)]
     if not allowed:

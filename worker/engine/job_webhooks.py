@@ -101,19 +101,19 @@ class WebhookLoop(Loop):
         try:
             status = self._send(ended)
         except NotDelivered as error:
-            gone = error.status == _GONE
+            over = error.for_good or error.status == _GONE
             with transaction() as connection:
                 webhooks.delivery_failed(
                     connection,
                     ended,
                     str(error),
                     status=error.status,
-                    after=None if gone else _pause(ended.attempt),
+                    after=None if over else _pause(ended.attempt),
                 )
-            if ended.attempt == 1 or gone:
+            if ended.attempt == 1 or over:
                 log.warning(
                     "webhook not delivered, given up"
-                    if gone
+                    if over
                     else "webhook not delivered, will retry",
                     id=str(ended.id),
                     job_id=str(ended.job_id),

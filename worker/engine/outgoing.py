@@ -31,12 +31,14 @@ _LONGEST_HEAD = 65_536
 class NotDelivered(Exception):
     """Why a webhook did not take what was posted: never with its URL, which may be a secret.
 
-    `status` is that of the answer, if there was one.
+    `status` is that of the answer, if there was one; `for_good` says that no later attempt can fare
+    better.
     """
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, *, for_good: bool = False) -> None:
         super().__init__(reason)
         self.status = status
+        self.for_good = for_good
 
 
 def post(

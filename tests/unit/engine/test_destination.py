@@ -61,17 +61,21 @@ def test_however_loopback_is_written_it_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"),
+    ("url", "reason", "for_good"),
     [
-        ("http://no-such-host.invalid/secret", "its host was not found"),
-        ("http://a..b/secret", "its host was not found"),
-        ("http://" + "x" * 70 + ".example/secret", "its host was not found"),
-        ("file:///etc/secret", "its URL is malformed"),
-        ("gopher://127.0.0.1/secret", "its URL is malformed"),
+        ("http://no-such-host.invalid/secret", "its host was not found", False),
+        ("http://10.0.0.1/secret", "its host is not on the internet", False),
+        ("http://a..b/secret", "its URL names a host that cannot be one", True),
+        ("http://" + "x" * 70 + ".example/secret", "its URL names a host that cannot be", True),
+        ("file:///etc/secret", "its URL is malformed", True),
+        ("gopher://127.0.0.1/secret", "its URL is malformed", True),
     ],
 )
-def test_what_cannot_be_called_is_said_without_the_url(url: str, reason: str) -> None:
+def test_what_cannot_be_called_is_said_without_the_url(
+    url: str, reason: str, for_good: bool
+) -> None:
     with pytest.raises(NotDelivered, match=reason) as caught:
-        addresses_of(url, allow_private=True)
+        addresses_of(url, allow_private=False)
 
     assert "secret" not in str(caught.value)
+    assert caught.value.for_good is for_good
