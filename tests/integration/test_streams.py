@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,7 +23,7 @@ from worker.streams.entries import key_of
 from worker.streams.hub import Hub, Subscription
 from worker.streams.reader import aread, read
 from worker.streams.view import StreamEvent, View
-from worker.streams.writer import INTERVAL, StreamWriter
+from worker.streams.writer import StreamWriter
 
 Eventually = Callable[..., None]
 
@@ -123,22 +125,21 @@ def test_early_late_and_resuming_readers_have_the_same_text(
     eventually(lambda: resuming.look() == rest, "who came back has not got the rest")
 
 
-def test_pieces_are_put_together_so_that_a_job_writes_20_times_a_second_at_most(
+def test_pieces_are_put_together(
     begin: Any, server: redis.Redis, job: UUID, eventually: Eventually
 ) -> None:
     stream = begin()
-    started = time.monotonic()
     pieces = 0
-    while time.monotonic() < started + 0.25:
-        stream.delta("x")
-        pieces += 1
+    while server.xlen(key_of(job)) < 5:
+        for _ in range(100):
+            stream.delta("x")
+        pieces += 100
     stream.done()
     eventually(lambda: server.xrevrange(key_of(job), count=1)[0][1]["kind"] == "done")
     entries = server.xrange(key_of(job))
-    elapsed = time.monotonic() - started
 
     assert "".join(fields["text"] for _, fields in entries) == "x" * pieces
-    assert len(entries) <= 3 + 20 * elapsed
+    assert len(entries) < pieces / 10
 
 
 class Noting(StreamWriter):
@@ -173,7 +174,7 @@ def test_no_stream_is_written_to_again_within_50_ms_however_it_begins(url: str) 
 
     gaps = [b - a for moments in written.values() for a, b in pairwise(moments)]
     assert len(gaps) > 40
-    assert min(gaps) >= INTERVAL - 1e-6
+    assert min(gaps) >= 0.05 - 1e-6  # 20 times a second at most
 
 
 def test_a_first_piece_waits_for_no_other_streams_turn(
@@ -363,21 +364,32 @@ def test_who_is_told_to_stop_stops(url: str, job: UUID) -> None:
     assert asyncio.run(count_events()) == 0
 
 
-def test_a_redis_that_is_not_there_costs_a_call_nothing() -> None:
-    writer = StreamWriter("redis://127.0.0.1:9/0")
-    streams = [writer.open(uuid4(), 1, number) for number in range(50)]
-    started = time.thread_time()
-    for _ in range(100):
-        for stream in streams:
-            stream.delta("text")
-    for stream in streams:
-        stream.done()
+def test_no_call_waits_for_a_redis_that_does_not_answer() -> None:
+    """The writer's own thread does, here for longer than the test has time."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        patch.setattr("worker.streams.writer._PATIENCE", 1000.0)
+        writer = StreamWriter(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        streams = [writer.open(uuid4(), 1, number) for number in range(50)]
 
-    assert time.thread_time() - started < 0.1
-    # Nobody waits for it either.
-    started = time.monotonic()
-    writer.close(timeout=0.2)
-    assert time.monotonic() - started < 2
+        def call() -> None:
+            for _ in range(100):
+                for stream in streams:
+                    stream.delta("text")
+            for stream in streams:
+                stream.done()
+            writer.close(timeout=0.2)
+
+        calls = pool.submit(call)
+        with silent.accept()[0] as connection:
+            assert connection.recv(1)
+            calls.result(timeout=30)
+            # Nobody waits for it at the end either: it is still at it.
+            assert writer._thread is not None
+            assert writer._thread.is_alive()
 
 
 def test_a_key_that_is_no_stream_stops_that_job_and_no_other(

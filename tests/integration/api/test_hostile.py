@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +12,7 @@ from uuid import UUID, uuid4
 import httpx2
 import pytest
 
-from tests.gateway import BODY, TICKET, Gateway, problem, read_all, took
+from tests.gateway import BODY, TICKET, Gateway, problem, read_all
 
 JSON = {"content-type": "application/json"}
 
@@ -210,13 +209,13 @@ def test_connections_that_say_too_little_are_closed(gateway: Gateway) -> None:
         f"POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key()}\r\n"
         "content-type: application/json\r\ncontent-length: 50\r\n\r\n{"
     ).encode()
-    since = time.monotonic()
     with ExitStack() as stack:
         silent, dripping, unfinished = (stack.enter_context(gateway.connect()) for _ in range(3))
         unfinished.sendall(slow_body)
         dripping.settimeout(0.1)
         answer = b""
-        for byte in b"GET /healthz HTTP/1.1\r\nx-slow: " + b"a" * 60:
+        # Were each byte a sign of life, they would all be taken.
+        for byte in b"GET /healthz HTTP/1.1\r\nx-slow: " + b"a" * 200:
             try:
                 dripping.sendall(bytes([byte]))
                 answer += dripping.recv(65536)
@@ -226,7 +225,6 @@ def test_connections_that_say_too_little_are_closed(gateway: Gateway) -> None:
                 break
             if answer:
                 break
-        assert took(since) < 4
         assert answer.startswith(b"HTTP/1.1 408")
         assert read_all(silent).startswith(b"HTTP/1.1 408")
         assert read_all(unfinished).startswith(b"HTTP/1.1 408")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import httpx2
 import pytest
 
 from sandbox.stack import Stack
-from tests.gateway import BODY, Gateway, problem, took
+from tests.gateway import BODY, Gateway, problem
 from worker.storage.engine import build_engine
 
 START = [sys.executable, "-m", "worker.cli", "api"]
@@ -29,12 +28,10 @@ def test_it_stops_in_order(stack: Stack, gateway: Gateway) -> None:
         with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
             lines = stream.iter_lines()
             next(lines)
-            since = time.monotonic()
             service.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line]  # raises if the answer is cut off
         assert rest == ["retry: 1000"]
     assert service.stop() == 0
-    assert took(since) < 8
 
 
 def test_postgres_that_is_gone_is_a_503(stack: Stack, eventually: Callable[..., None]) -> None:
