@@ -21,6 +21,9 @@ from worker.storage.engine import transaction
 TICKET = {"subject": "Paid twice", "body": "…", "categories": ["billing", "other"]}
 BODY = {"task": "classify_ticket", "input": TICKET}
 
+#: The headers of a body that is bytes.
+JSON = {"content-type": "application/json"}
+
 #: How long a client waits for an answer (seconds).
 PATIENCE = 20
 
@@ -116,3 +119,11 @@ def problem(answer: httpx2.Response, status: int, kind: str) -> dict[str, Any]:
     assert told["detail"]
     assert set(told) <= {"type", "title", "status", "detail", "instance", "errors"}
     return told
+
+
+def enqueued(client: httpx2.Client, **options: Any) -> dict[str, Any]:
+    """Enqueue a ticket and return the job."""
+    answer = client.post("/v1/jobs", json=BODY | options)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job

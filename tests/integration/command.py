@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,11 @@ from worker.settings import get_settings
 from worker.storage.engine import get_engine
 
 CACHES = (get_settings, get_engine, get_prompts, load_registry)
+
+#: The installed script.
+SCRIPT = str(Path(sys.executable).with_name("claude-jobs"))
+#: The input of a summary.
+GOOD = {"text": "The quick brown fox.", "max_words": 50, "audience": "everybody"}
 
 #: Runs a query on the fresh system's database.
 Rows = Callable[[str], list[Any]]
@@ -69,3 +76,14 @@ class Run:
         for cache in CACHES:
             cache.cache_clear()
         return Result(int(ended.value.code or 0), *self._capsys.readouterr())
+
+
+def fields(**values: object) -> list[str]:
+    """`-i key=value …` for a summary, with some fields changed."""
+    return [part for k, v in (GOOD | values).items() for part in ("-i", f"{k}={v}")]
+
+
+def json_file(folder: Path, content: object) -> Path:
+    path = folder / "input.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path

@@ -1,85 +1,27 @@
-"""Who leads a request and who waits for it: the statements, interleaved by hand."""
+"""Who leads a request and who parks for it: the statements, interleaved by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
-from tests.integration.steps import claim, dispatch, enqueue, new_job, open_usage
-from worker.storage import cache, followers, leaders, settle
-from worker.storage.claim import Claim
+from tests.integration.sharing_world import (
+    KEY,
+    aside,
+    count,
+    enter,
+    job,
+    park,
+    start,
+    succeed,
+)
+from tests.integration.steps import dispatch
+from worker.storage import cache, followers, leaders
 from worker.storage.engine import autocommit, transaction
-from worker.storage.leaders import Leader, Standing
-from worker.storage.settle import CallRecord
-
-KEY, OTHER = "k" * 64, "o" * 64
-
-
-def start(engine: Engine, **options: Any) -> tuple[Claim, int]:
-    """A job that has been claimed, with its usage row."""
-    with transaction(engine) as connection:
-        (job_id,) = enqueue(engine, new_job(**options))
-        connection.execute(
-            text("UPDATE jobs SET state = 'dispatched' WHERE id = :id"), {"id": job_id}
-        )
-    with transaction(engine) as connection:
-        taken = claim(connection, job_id)
-        assert taken is not None
-        return taken, open_usage(connection, taken)
-
-
-def enter(engine: Engine, taken: Claim, key: str = KEY, window: float = 600) -> Standing:
-    with autocommit(engine) as connection:
-        return leaders.enter(connection, taken, key, window)
-
-
-def succeed(connection: Connection, taken: Claim, usage_id: int, key: str | None = KEY) -> Any:
-    return settle.succeed(
-        connection,
-        taken,
-        usage_id,
-        CallRecord(outcome="ok", complete=True),
-        output='{"a": 1}',
-        prompt="p",
-        prompt_version="1",
-        prompt_sha256="0",
-        model="m",
-        request_sha256=key,
-    )
-
-
-def park(engine: Engine, follower: tuple[Claim, int], leader: Claim) -> str | None:
-    seen = Leader(leader.id, leader.token, alive=True)
-    with autocommit(engine) as connection:
-        return leaders.park(connection, follower[0], follower[1], KEY, seen)
-
-
-def job(engine: Engine, job_id: UUID) -> Any:
-    with transaction(engine) as connection:
-        found = connection.execute(text("SELECT * FROM jobs WHERE id = :id"), {"id": job_id})
-        return found.mappings().one()
-
-
-def count(engine: Engine, what: str) -> int:
-    with transaction(engine) as connection:
-        return connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one()
-
-
-@contextmanager
-def aside(engine: Engine, act: Callable[[], Any]) -> Iterator[Future[Any]]:
-    """`act` in a thread of its own, which waits for a lock when the block begins."""
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(act)
-        with autocommit(engine) as connection:
-            blocked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            while not connection.execute(blocked).scalar_one():
-                assert not future.done(), future.result()
-        yield future
+from worker.storage.leaders import Leader
 
 
 def test_of_many_that_come_at_once_one_leads(engine: Engine) -> None:
@@ -237,172 +179,3 @@ def test_of_those_who_find_a_dead_leader_one_takes_over(engine: Engine) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         assert sum(pool.map(take_over, range(10))) == 1
-
-
-def waiting(engine: Engine, number: int, **columns: Any) -> list[UUID]:
-    """Jobs that wait for `KEY`."""
-    ids = enqueue(engine, *(new_job() for _ in range(number)))
-    with transaction(engine) as connection:
-        connection.execute(
-            text("UPDATE jobs SET waits_for = :key WHERE id = ANY(:ids)"), {"key": KEY, "ids": ids}
-        )
-        for name, value in columns.items():
-            connection.execute(
-                text(f"UPDATE jobs SET {name} = :value WHERE id = ANY(:ids)"),
-                {"value": value, "ids": ids},
-            )
-    return ids
-
-
-def test_a_cancellation_that_is_under_way_is_left_alone(engine: Engine) -> None:
-    leader, usage_id = start(engine)
-    ids = waiting(engine, 3)
-    with autocommit(engine) as connection:
-        succeed(connection, leader, usage_id)
-    with engine.connect() as cancelling, cancelling.begin():
-        cancelling.execute(
-            text("UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE id = :id"),
-            {"id": ids[0]},
-        )
-        with transaction(engine) as connection:
-            ended = followers.complete(connection, KEY, leader.id, window=600)
-        cancelling.commit()
-
-    assert sorted(ended) == sorted(ids[1:])
-    with transaction(engine) as connection:
-        assert followers.complete(connection, KEY, leader.id, window=600) == []
-    assert job(engine, ids[0])["state"] == "cancelled"
-    assert count(engine, "results") == 3
-
-
-def test_followers_are_completed_piece_by_piece_and_never_twice(engine: Engine) -> None:
-    leader, usage_id = start(engine)
-    waiting(engine, 2 * followers.PIECE + 10)
-    with autocommit(engine) as connection:
-        succeed(connection, leader, usage_id)
-
-    def complete(_: int) -> int:
-        with transaction(engine) as connection:
-            return len(followers.complete(connection, KEY, leader.id, window=600))
-
-    with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(complete, range(8)))
-
-    assert sum(done) == 2 * followers.PIECE + 10
-    assert max(done) == followers.PIECE
-    assert count(engine, "results") == count(engine, "usage") == 2 * followers.PIECE + 11
-    assert count(engine, "jobs WHERE state <> 'succeeded'") == 0
-
-
-def test_an_old_result_is_given_to_those_who_came_before_it_only(engine: Engine) -> None:
-    leader, usage_id = start(engine)
-    (early,) = waiting(engine, 1)
-    with autocommit(engine) as connection:
-        succeed(connection, leader, usage_id)
-    (late,) = waiting(engine, 1)
-    with transaction(engine) as connection:
-        ended = followers.complete(connection, KEY, leader.id, window=0)
-
-    assert ended == [early]
-    assert job(engine, late)["state"] == "queued"
-
-
-def test_the_most_urgent_goes_ahead_once_and_takes_on_what_the_request_cost(
-    engine: Engine,
-) -> None:
-    leader, _ = start(engine)
-    enter(engine, leader)
-    with transaction(engine) as connection:
-        connection.execute(
-            text("""
-            UPDATE jobs SET state = 'failed', finished_at = now(), attempt = 4, rescues = 2,
-                            claim_token = NULL""")
-        )
-    ids = waiting(engine, 3, max_attempts=3)
-    with transaction(engine) as connection:
-        connection.execute(text("UPDATE jobs SET priority = 7 WHERE id = :id"), {"id": ids[1]})
-        seen = followers.situation(connection, KEY)
-        assert seen is not None
-        promoted = followers.promote(connection, KEY, seen, attempt=4, rescues=2)
-
-    assert promoted == ids[1]
-    row = job(engine, ids[1])
-    assert (row["waits_for"], row["attempt"], row["rescues"]) == (None, 2, 2)
-    with transaction(engine) as connection:
-        now = followers.situation(connection, KEY)
-        assert now is not None
-        assert (now.leader, now.leader_token, now.leading) == (ids[1], None, False)
-        assert followers.orphaned(connection) == [KEY]  # looked at, and found on its way
-
-
-def test_one_process_at_a_time_looks_after_a_request(engine: Engine) -> None:
-    with transaction(engine) as one, transaction(engine) as two:
-        assert followers.try_lock(one, KEY)
-        assert not followers.try_lock(two, KEY)
-        assert followers.try_lock(two, OTHER)
-
-
-def test_what_dead_workers_left_is_forgotten_unless_somebody_waits(engine: Engine) -> None:
-    for key in (KEY, OTHER):
-        enter(engine, start(engine)[0], key)
-    alive, _ = start(engine)
-    with transaction(engine) as connection:
-        connection.execute(
-            text("UPDATE jobs SET state = 'queued', claim_token = NULL WHERE id <> :id"),
-            {"id": alive.id},
-        )
-    enter(engine, alive, "a" * 64)
-    waiting(engine, 1)
-
-    with transaction(engine) as connection:
-        assert followers.forget_leaders(connection) == 1
-    with transaction(engine) as connection:
-        left = connection.execute(text("SELECT request_sha256 FROM request_leaders")).scalars()
-        assert set(left) == {KEY, "a" * 64}
-
-
-def test_a_job_that_was_chosen_for_a_request_and_makes_another_says_so(engine: Engine) -> None:
-    (follower,) = waiting(engine, 1)
-    with transaction(engine) as connection:
-        seen = followers.situation(connection, KEY)
-        assert seen is not None
-        followers.promote(connection, KEY, seen, attempt=0, rescues=0)
-        connection.execute(text("UPDATE jobs SET state = 'dispatched'"))
-    with transaction(engine) as connection:
-        taken = claim(connection, follower)
-        assert taken is not None
-
-    assert enter(engine, taken, OTHER).elsewhere == [KEY]
-
-
-def test_one_that_was_chosen_and_finds_a_result_tells_those_who_wait(engine: Engine) -> None:
-    leader, usage_id = start(engine)
-    waiting(engine, 2)
-    with transaction(engine) as connection:
-        seen = followers.situation(connection, KEY)
-        assert seen is not None
-        chosen = followers.promote(connection, KEY, seen, attempt=0, rescues=0)
-        connection.execute(
-            text("UPDATE jobs SET state = 'dispatched' WHERE id = :id"), {"id": chosen}
-        )
-        taken = claim(connection, chosen) if chosen else None
-        assert taken is not None
-        call = open_usage(connection, taken)
-    with autocommit(engine) as connection:
-        succeed(connection, leader, usage_id)
-    standing = enter(engine, taken)
-    assert standing.servable is not None
-
-    with autocommit(engine) as connection:
-        assert cache.serve(
-            connection,
-            taken,
-            call,
-            KEY,
-            standing.servable,
-            prompt="p",
-            prompt_version="1",
-            prompt_sha256="0",
-            variant="pinned",
-        )
-    assert count(engine, "request_leaders") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 
 from sandbox.stack import Stack
@@ -22,3 +23,21 @@ def gateway(stack: Stack) -> Iterator[Gateway]:
     service.stop()
     engine.dispose()
     stack.postgres.drop_database("gateway")
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[httpx2.Client]:
+    """A client of a service of its own."""
+    with gateway.client() as client:
+        yield client
+
+
+@pytest.fixture
+def unharmed(gateway: Gateway) -> Iterator[None]:
+    """Whatever a test sends: the gateway serves on, and its log says nothing of an input."""
+    yield
+    assert httpx2.get(gateway.url + "/readyz").status_code == 200
+    log = gateway.process.log_text()
+    assert "Traceback" not in log
+    assert "request failed" not in log
+    assert "SECRET" not in log

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.gateway import BODY, TICKET, Gateway, problem, read_all
+from tests.gateway import BODY, JSON, TICKET, Gateway, problem, read_all
 
-JSON = {"content-type": "application/json"}
 #: Bytes of a body that is begun and not ended; three fit into what a service may have.
 PART = 260_000
-
-
-@pytest.fixture
-def client(gateway: Gateway) -> Iterator[httpx2.Client]:
-    with gateway.client() as client:
-        yield client
 
 
 @pytest.mark.parametrize("chunked", [False, True])
