@@ -125,7 +125,7 @@ def gathered(connection: Connection) -> UUID:
 
 
 def take_and_enter(connection: Connection) -> None:
-    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, 10)
+    claims = batch_gathering.take(connection, {Kind("t", ""): 60.0}, safe=90_000, limit=10)
     entering = [lane_leaders.Entering(each, "some key", 600.0) for each in claims]
     assert lane_leaders.enter(connection, entering)
     batch_gathering.set_deadlines(connection, claims)
