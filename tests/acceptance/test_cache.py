@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from sandbox.claude.client import SimulatedClaude
 from sandbox.claude.faults import Fault
 from sandbox.service import Service
 from sandbox.stack import Stack
 from tasks import analyze_document, classify_ticket, extract_entities, summarize_text
+from worker.cli.app import app
 from worker.engine import releasing
 from worker.engine.registry import load_registry
 from worker.errors import JobFailed
@@ -306,10 +308,9 @@ def test_show_says_where_a_result_came_from(marker: str, claude: SimulatedClaude
     unserved = summary(marker, cache=False)
 
     def shown(job: Any, *options: str) -> str:
-        command = [sys.executable, "-m", "worker.cli", "show", str(job.id), *options]
-        return subprocess.run(
-            command, check=True, timeout=60, capture_output=True, text=True
-        ).stdout
+        result = CliRunner().invoke(app, ["show", str(job.id), *options])
+        assert result.exit_code == 0
+        return result.output
 
     said = shown(second)
     assert f"from job {first.id}, without a call" in said
