@@ -25,6 +25,7 @@ from worker.claude.inflight import Watchdog
 from worker.claude.pricing import price_book
 from worker.engine.announcer import Announcer
 from worker.engine.attempt import Attempts
+from worker.engine.calling import Caller
 from worker.engine.catalog import Catalog, register
 from worker.engine.choose import Chooser
 from worker.engine.followers import FollowerLoop
@@ -138,13 +139,13 @@ def _prepare_worker(**_: Any) -> None:
     clients = ClientStack(api_key, str(settings.anthropic_base_url))
     chooser, gate = Chooser(registry, serving, catalog), Gate(_limiter())
     sharing = Sharing(settings, preparer.schemas, holdings, followers.attend, followers.release)
+    warm_gate = WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds)
+    stall = settings.stall_seconds
     _attempts = Attempts(
         settings,
         chooser,
         preparer,
-        clients,
-        gate,
-        WarmGate(Warmth(settings.redis_url), settings.prompt_cache_wait_seconds),
+        Caller(clients, chooser, preparer.schemas, gate, warm_gate, stall),
         holdings,
         watchdog,
         sharing,

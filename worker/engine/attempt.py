@@ -5,34 +5,29 @@ No transaction is open while Claude is thinking; every write after the claim is 
 
 from __future__ import annotations
 
-from functools import partial
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection
 
-from worker.claude.call import Patience, call_claude
-from worker.claude.clients import ClientStack
 from worker.claude.failures import CallFailed
 from worker.claude.inflight import CallControl, Watchdog
 from worker.claude.reply import Reply
-from worker.claude.request import Request
 from worker.engine import followup
 from worker.engine.broadcast import Broadcast, Silence, broadcast
 from worker.engine.budget import Spent
+from worker.engine.calling import Caller
 from worker.engine.choose import Choice, Chooser, UnfitRelease, Unrunnable
-from worker.engine.gate import LONGEST_FOLLOW_UP_WAIT, LONGEST_WAIT, Gate, NotSent
+from worker.engine.gate import NotSent
 from worker.engine.holdings import Holdings
 from worker.engine.judge import Accepted, Rejected, judge
 from worker.engine.patience import persistently
-from worker.engine.prefix import prefix_of
 from worker.engine.prepare import Prepared, Preparer
 from worker.engine.records import record_of, record_of_failure
 from worker.engine.registry import AnyTask
 from worker.engine.settling import NOT_OURS, Ended, OpenCall, Settler
 from worker.engine.sharing import Sharing
 from worker.engine.spending import Purse, Spending
-from worker.engine.warmgate import Passage, WarmGate
 from worker.errors import Failure
 from worker.settings import Settings
 from worker.storage import settle
@@ -68,9 +63,7 @@ class Attempts:
         settings: Settings,
         chooser: Chooser,
         preparer: Preparer,
-        clients: ClientStack,
-        gate: Gate,
-        warm_gate: WarmGate,
+        caller: Caller,
         holdings: Holdings,
         watchdog: Watchdog,
         sharing: Sharing,
@@ -81,9 +74,7 @@ class Attempts:
         self._settings = settings
         self._chooser = chooser
         self._preparer = preparer
-        self._clients = clients
-        self._gate = gate
-        self._warm_gate = warm_gate
+        self._caller = caller
         self._holdings = holdings
         self._watchdog = watchdog
         self._sharing = sharing
@@ -145,7 +136,7 @@ class Attempts:
         request = prepared.request
         while True:
             try:
-                reply = self._call(opened, request, control, live, purse)
+                reply = self._caller.call(opened, request, control, live, purse)
                 accepted = self._judge(opened, prepared, reply)
             except CallFailed as failed:
                 record = record_of_failure(failed)
@@ -170,50 +161,6 @@ class Attempts:
                 return self._settler.surprise(opened, CallRecord(outcome="interrupted"), error)
             else:
                 return self._settler.succeed(opened, reply, accepted)
-
-    def _call(
-        self,
-        opened: OpenCall,
-        request: Request,
-        control: CallControl,
-        live: Broadcast,
-        purse: Purse,
-    ) -> Reply:
-        def send() -> Reply:
-            live.begin(opened.usage_id)
-            # Of what the wait before it has left.
-            timeout = max(0.0, min(opened.choice.task.call_timeout, opened.seconds_left()))
-            patience = Patience(timeout, self._settings.stall_seconds)
-            return call_claude(
-                self._clients,
-                request,
-                patience,
-                control,
-                stream=opened.claim.stream or passage.leads,
-                on_text=live.delta,
-                on_begin=passage.begun,
-            )
-
-        def wanted() -> bool:
-            # A follow-up mends what is paid for already.
-            return not first or self._chooser.still_holds(opened.claim, opened.choice)
-
-        prompt, first = opened.choice.prompt, opened.is_first()
-        longest = LONGEST_WAIT if first else LONGEST_FOLLOW_UP_WAIT
-        name = f"{prompt.name}/{prompt.version}"
-        pay = partial(purse.pay, opened.usage_id, request.model)
-        with self._passage(opened, request, control) as passage:
-            reply = self._gate.call(
-                request, name, control, send, longest_wait=longest, wanted=wanted, pay=pay
-            )
-            passage.answered(reply)
-            return reply
-
-    def _passage(self, opened: OpenCall, request: Request, control: CallControl) -> Passage:
-        """Waited for before a place in the rate limits is taken, which would be lost to others."""
-        prompt, task = opened.choice.prompt, opened.choice.task
-        prefix = prefix_of(prompt, self._preparer.schemas[task.name], request)
-        return self._warm_gate.enter(prefix, control)
 
     def _judge(self, opened: OpenCall, prepared: Prepared, reply: Reply) -> Accepted:
         task = opened.choice.task
