@@ -21,7 +21,7 @@ from worker.engine.judge import still_accepted
 from worker.engine.loops import Loop
 from worker.engine.registry import AnyTask, Registry
 from worker.engine.sharing import window_of
-from worker.errors import InvalidInput
+from worker.errors import UnknownTask
 from worker.settings import Settings
 from worker.storage import followers
 from worker.storage.engine import transaction
@@ -98,8 +98,11 @@ class FollowerLoop(Loop):
             seen = followers.situation(connection, key)
             if seen is None:
                 return False
-            task = self._registry.get(seen.task)
-            if task is None or not (window := window_of(task, self._settings)):
+            try:
+                task = self._registry[seen.task]
+            except UnknownTask:  # whoever claims one of them knows it, or fails it
+                return bool(followers.release(connection, key))
+            if not (window := window_of(task, self._settings)):
                 return bool(followers.release(connection, key))
             step = fate(seen, servable=_is_servable(seen, task))
             ended = _end(connection, key, seen, step, window)
@@ -133,7 +136,7 @@ def _is_servable(seen: Situation, task: AnyTask) -> bool:
         return False
     try:
         given = task.parse_input(seen.input)
-    except InvalidInput:
+    except Exception:  # a validator is the task author's code; it must not stop the loop
         return False
     return still_accepted(seen.output, task.output, task.checks, given)
 
