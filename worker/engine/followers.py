@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from worker.engine.fate import Complete, FailAll, Fate, Promote, Wait, fate
 from worker.engine.judge import still_accepted
@@ -84,7 +85,11 @@ class FollowerLoop(Loop):
         for key in keys:
             if self.stopping.is_set():
                 return
-            self._attend(key)
+            try:
+                self._attend(key)
+            except DBAPIError as error:
+                # What cannot be written for one request must not hold up those of all others.
+                log.error("waiting jobs could not be looked after", key=key, error=str(error.orig))
 
     def _attend(self, key: str) -> None:
         """Piece by piece, as long as some end; each look sees anew how it stands."""
