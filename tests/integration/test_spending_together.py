@@ -118,7 +118,7 @@ def test_requests_of_a_batch_are_reserved_at_half_price() -> None:
         refused = Spending().reserve_batch(connection, requests)
 
     assert sorted(refused) == [5, 6]
-    assert {each.type for each in refused.values()} == {"budget_exhausted"}
+    assert {each.failure.type for each in refused.values()} == {"budget_exhausted"}
 
 
 def test_a_model_without_a_price_costs_nothing_that_is_known() -> None:
