@@ -146,6 +146,7 @@ def test_what_a_worker_dies_over_another_one_posts(
 
     start("c")
 
-    eventually(lambda: len(hook.requests) == 2)
+    # Longer than a claim lasts: an attempt that comes to nothing on a busy machine has a next one.
+    eventually(lambda: len(hook.requests) >= 2, seconds=90)
     assert [body["data"]["id"] for _, _, body in hook.requests] == [str(job.id)] * 2
     assert len({headers["webhook-id"] for _, headers, _ in hook.requests}) == 1
